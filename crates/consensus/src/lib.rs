@@ -1,0 +1,23 @@
+//! Raft groups on raft-rs: one shared log a drive, redb state, snapshots, linearizable reads. Generic over
+//! [`StateMachine`].
+
+pub mod client;
+pub mod host;
+pub mod rows;
+
+pub use client::Client;
+pub use host::{GroupSpec, Host, ReplicaPlace};
+pub use rows::{Rows, RowsMut};
+
+/// A deterministic state machine over ordered rows. Runs on every replica of its group.
+///
+/// `apply` must be a pure function of the rows and the command: no clock, no entropy, no I/O, no hash order.
+/// Sessions, applied index, configuration and the rolling state hash (I9) are kept by this crate beside the rows.
+pub trait StateMachine: Send + Sync + 'static {
+    /// Apply a committed command and return the reply for its proposer. Every command gets a reply, also one
+    /// that does not decode.
+    fn apply(&self, rows: &mut RowsMut<'_>, command: &[u8]) -> Vec<u8>;
+
+    /// Answer a query on a snapshot of the rows that is at least as new as the query's arrival.
+    fn query(&self, rows: &Rows<'_>, query: &[u8]) -> Vec<u8>;
+}

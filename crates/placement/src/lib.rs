@@ -1,0 +1,105 @@
+//! The placement service: the root group's state (cluster map, writers, buckets, volumes), the allocator that
+//! honours failure domains, heartbeats, durability; and its client.
+
+pub mod client;
+pub mod root;
+pub mod service;
+
+pub use client::Client;
+pub use root::Root;
+pub use service::Service;
+
+use protocol::{BucketId, ClusterMap, DriveId, GroupId, NodeId, Scheme};
+use serde::{Deserialize, Serialize};
+
+/// What the cluster is at its first start; every root voter derives the same from the configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Bootstrap {
+    pub map: ClusterMap,
+    /// All partitions.
+    pub partitions: Vec<GroupId>,
+    /// The scheme of the class STANDARD.
+    pub scheme: Scheme,
+    /// Accept a scheme that does not survive the loss of the widest domain with a spare.
+    pub best_effort: bool,
+}
+
+/// Life of a bucket in the root group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum BucketState {
+    /// Not every partition is known to have opened it. Invisible to readers; CreateBucket by anyone goes on with it.
+    Creating,
+    Live,
+    /// A DeleteBucket is under way (or died on its way): the next attempt goes on or reopens.
+    Deleting,
+}
+
+/// A bucket in the root group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Bucket {
+    pub name: String,
+    pub id: BucketId,
+    pub owner: String,
+    pub created_ms: u64,
+    pub state: BucketState,
+    /// Rises with every creation, deletion or reopening; commands under a smaller one change nothing.
+    pub attempt: u64,
+    /// Where its keys are.
+    pub partitions: Vec<GroupId>,
+}
+
+/// Why the root group did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Error {
+    #[error("bucket exists")]
+    BucketExists { owner: String },
+    #[error("no such bucket")]
+    NoSuchBucket,
+    /// Another attempt at this bucket began since (I11).
+    #[error("stale attempt")]
+    StaleAttempt,
+    /// No volume can be placed: which drives to bring back, by name, for people.
+    #[error("cannot place a volume of {scheme}: {missing}")]
+    CannotPlace { scheme: Scheme, missing: String },
+    #[error("no such volume")]
+    NoSuchVolume,
+    #[error("refused: {0}")]
+    Refused(String),
+    #[error("malformed: {0}")]
+    Malformed(String),
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+    #[error("busy")]
+    Busy,
+}
+
+/// What a node tells the root's leader with each heartbeat.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub node: NodeId,
+    /// Random per process start.
+    pub incarnation: u64,
+    pub drives: Vec<DriveHealth>,
+}
+
+/// One drive of a heartbeat.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DriveHealth {
+    pub drive: DriveId,
+    /// Why it takes nothing, if it does not.
+    pub closed: Option<String>,
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+}
+
+/// Health as the root's leader sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Health {
+    pub suspected_nodes: Vec<NodeId>,
+    pub closed_drives: Vec<(DriveId, String)>,
+    pub volumes_open: u64,
+    pub volumes_sealed: u64,
+    pub volumes_at_risk: u64,
+}

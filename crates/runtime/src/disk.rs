@@ -1,0 +1,125 @@
+//! [`Disk`]: one drive as a folder of files. Raft log, redb state and slots all stand on it, so that every fault
+//! of a drive reaches all three.
+//!
+//! The core is synchronous (redb needs it so); [`run`] is the asynchronous face: in production the work runs on
+//! threads of the drive, in simulation inline with simulated cost.
+//!
+//! Durability: bytes of a file are durable after [`DiskFile::sync`]; its name, a rename or a removal after
+//! [`Disk::sync_dir`] of its folder. A failed sync closes the drive: every later call fails with [`Error::Closed`],
+//! as the kernel may have dropped the dirty pages.
+
+use std::sync::Arc;
+
+/// A drive failed or refuses.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("{drive}: {name} not found")]
+    NotFound { drive: String, name: String },
+    #[error("{drive}: {name} exists already")]
+    Exists { drive: String, name: String },
+    /// The drive was closed: a sync failed, its path shows another drive, or its process incarnation ended.
+    #[error("{drive}: closed: {reason}")]
+    Closed { drive: String, reason: String },
+    #[error("{drive}: no space left")]
+    Full { drive: String },
+    /// The drive could not read or write these bytes (EIO); other bytes may be fine.
+    #[error("{drive}: {name}: I/O error at byte {offset}: {reason}")]
+    Io { drive: String, name: String, offset: u64, reason: String },
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// How [`Disk::open`] treats an existing or missing file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Open {
+    /// Must exist; read and write.
+    Existing,
+    /// Must not exist; created empty.
+    New,
+    /// Created empty if missing.
+    OrNew,
+}
+
+/// A directory entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// File name without its folder.
+    pub name: String,
+    pub bytes: u64,
+}
+
+/// Space of a drive, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Space {
+    pub total: u64,
+    pub free: u64,
+}
+
+/// One drive. Names are relative, `/`-separated, at most two folders deep, of `[a-z0-9._-]`.
+pub trait Disk: Send + Sync + 'static {
+    /// The drive as people know it: its path.
+    fn label(&self) -> &str;
+    /// Open a file for reading and writing.
+    fn open(&self, name: &str, how: Open) -> Result<Arc<dyn DiskFile>>;
+    /// Files of `folder` ("" is the root), sorted by name. A missing folder is empty.
+    fn list(&self, folder: &str) -> Result<Vec<Entry>>;
+    /// Create a folder if it is missing, durably.
+    fn create_folder(&self, folder: &str) -> Result<()>;
+    /// Rename, replacing the target.
+    fn rename(&self, from: &str, to: &str) -> Result<()>;
+    /// Remove a file.
+    fn remove(&self, name: &str) -> Result<()>;
+    /// Make creations, renames and removals in `folder` ("" is the root) durable.
+    fn sync_dir(&self, folder: &str) -> Result<()>;
+    /// Capacity and free bytes.
+    fn space(&self) -> Result<Space>;
+    /// Close the drive: every later call on it or its files fails with [`Error::Closed`]. Idempotent.
+    fn close(&self, reason: &str);
+    /// Why the drive is closed, if it is.
+    fn closed(&self) -> Option<String>;
+    /// Run `job` where blocking on this drive harms nobody: a thread of the drive, or inline in a simulation.
+    fn submit(&self, job: Box<dyn FnOnce() + Send>);
+    /// Simulated time that calls on this drive have cost since it was last asked; zero in production.
+    fn take_cost(&self) -> std::time::Duration;
+}
+
+/// An open file of a drive. Positioned, so that readers and a writer do not disturb each other.
+pub trait DiskFile: Send + Sync + 'static {
+    /// Fill `target` from `offset`; reading past the end is an [`Error::Io`].
+    fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<()>;
+    /// Write all of `bytes` at `offset`, extending the file (holes read as zero).
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
+    /// Length in bytes.
+    fn len(&self) -> Result<u64>;
+    /// Cut or extend (with zeros).
+    fn set_len(&self, bytes: u64) -> Result<()>;
+    /// Make all that was written and the length durable (fdatasync).
+    fn sync(&self) -> Result<()>;
+    /// Reserve blocks for `bytes` from the start without changing what reads return; extends the length.
+    fn allocate(&self, bytes: u64) -> Result<()>;
+    /// Give the range back to the file system; it reads as zero afterwards.
+    fn punch(&self, offset: u64, bytes: u64) -> Result<()>;
+    /// Whether the file has no bytes.
+    fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// Run `work` on `disk` and wait for its result; in a simulation, also for the time that it cost.
+pub async fn run<T, F>(disk: &Arc<dyn Disk>, work: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    disk.submit(Box::new(move || {
+        // The waiter may have been cancelled; the work is done all the same.
+        let _ = sender.send(work());
+    }));
+    let result = receiver.await.expect("a drive runs every job that it accepted, or panics");
+    let cost = disk.take_cost();
+    if !cost.is_zero() {
+        crate::time::sleep(cost).await;
+    }
+    result
+}

@@ -1,0 +1,23 @@
+//! The simulated side: madsim's executor, clock and entropy; our drives.
+
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+
+pub(crate) fn wall_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64)
+}
+
+pub(crate) fn fill_entropy(target: &mut [u8]) {
+    rand::rng().fill_bytes(target);
+}
+
+pub(crate) fn entropy_stream(_purpose: &str) -> ChaCha12Rng {
+    ChaCha12Rng::from_os_rng()
+}
+
+pub(crate) fn planted(_name: &'static str) -> bool {
+    false
+}
+
+/// Note that `name` was reached.
+pub fn probe(_name: &'static str) {}
