@@ -1,17 +1,14 @@
-//! Schemes at work: bytes of a blob to n shards and back. Pure.
-//!
-//! Layout of a blob of B bytes under k data shards: stripes of k x 64 KiB; stripe j holds bytes
-//! `j*k*64Ki ..`; shard i of a whole stripe is its i-th 64 KiB. The last stripe holds the remaining R bytes in
-//! blocks of `ceil(R / k)` bytes each (the last block zero filled), so that a small blob is not padded to a
-//! whole block. Shard i of the blob is the concatenation of its blocks.
+#![doc = include_str!("../README.md")]
 
-use bytes::Bytes;
-/// A code: any `data` of `data + parity` shards restore a blob. With `data == 1` shards are whole copies.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Code {
-    pub data: usize,
-    pub parity: usize,
-}
+mod code;
+mod decode;
+mod encode;
+mod stripe;
+
+pub use code::{Code, SHARDS_MAX};
+pub use decode::{decode, decode_pieces, decode_stripes, rebuild};
+pub use encode::encode;
+pub use stripe::{BLOCK_BYTES, Stripes, block_bytes, shard_bytes, stripe_count, stripes_of};
 
 /// Why shards do not make a blob.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,48 +26,15 @@ pub fn checksum(bytes: &[u8]) -> u64 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
 }
 
-/// Bytes of each shard of a blob of `blob_bytes`.
-pub fn shard_bytes(code: Code, blob_bytes: usize) -> usize {
-    let _ = (code, blob_bytes);
-    todo!()
+/// CRC-64/NVME of pieces that follow one another.
+pub fn checksum_of_pieces(pieces: &[bytes::Bytes]) -> u64 {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
+    pieces.iter().for_each(|piece| digest.update(piece));
+    digest.finalize()
 }
 
-/// The n shards of `blob`, in slot order. Copies share the blob's memory.
-pub fn encode(code: Code, blob: &[Bytes]) -> Vec<Bytes> {
-    let _ = (code, blob);
-    todo!()
-}
-
-/// The blob from any k whole shards (`None`: missing).
-pub fn decode(code: Code, blob_bytes: usize, shards: &[Option<Bytes>]) -> Result<Bytes, Error> {
-    let _ = (code, blob_bytes, shards);
-    todo!()
-}
-
-/// The shards that are `None`, from any k whole shards.
-pub fn rebuild(code: Code, blob_bytes: usize, shards: &[Option<Bytes>]) -> Result<Vec<Bytes>, Error> {
-    let _ = (code, blob_bytes, shards);
-    todo!()
-}
-
-/// The stripes that hold a byte range of a blob, and where in each shard their blocks lie.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stripes {
-    /// First block (= stripe) to read of each shard.
-    pub first: u32,
-    /// Blocks to read of each shard.
-    pub count: u32,
-}
-
-/// Stripes that cover `range` of a blob.
-pub fn stripes_of(code: Code, blob_bytes: usize, range: std::ops::Range<usize>) -> Stripes {
-    let _ = (code, blob_bytes, range);
-    todo!()
-}
-
-/// The bytes of `stripes` from the same blocks of any k shards (`None`: missing), in order; the caller cuts the
-/// ends of its range off.
-pub fn decode_stripes(code: Code, blob_bytes: usize, stripes: Stripes, blocks: &[Option<Bytes>]) -> Result<Bytes, Error> {
-    let _ = (code, blob_bytes, stripes, blocks);
-    todo!()
+/// That `blob` is what its record says: the last check before a whole blob is served or called rebuilt.
+pub fn verify(blob: &[bytes::Bytes], expected: u64) -> Result<(), Error> {
+    let got = checksum_of_pieces(blob);
+    if got == expected { Ok(()) } else { Err(Error::Checksum { got, expected }) }
 }
