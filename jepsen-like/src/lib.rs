@@ -1,1 +1,3 @@
-//! jl
+//! The black box: what a cluster looks like from outside, and whether it kept its word.
+
+pub mod s3;

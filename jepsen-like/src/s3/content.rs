@@ -1,0 +1,147 @@
+//! [`Content`]: pseudo-random bytes named by a seed. Incompressible, never repeated between seeds, made and
+//! checked at any offset without being held: bodies of many GiB stream through a few KiB.
+
+use bytes::Bytes;
+
+/// Bytes `start..start + length` of the endless stream of `seed`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Content {
+    pub seed: u64,
+    pub start: u64,
+    pub length: u64,
+}
+
+/// Received bytes differ from the content that they should be.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Mismatch {
+    #[error("byte {at} is {got:#04x}, expected {expected:#04x}")]
+    Byte { at: u64, got: u8, expected: u8 },
+    #[error("{got} bytes, expected {expected}")]
+    Length { got: u64, expected: u64 },
+}
+
+impl Content {
+    /// The first `length` bytes of `seed`.
+    pub fn new(seed: u64, length: u64) -> Content {
+        Content { seed, start: 0, length }
+    }
+
+    /// Bytes `from..from + length` of this content. Panics if they reach past its end.
+    pub fn slice(&self, from: u64, length: u64) -> Content {
+        assert!(from.checked_add(length).is_some_and(|end| end <= self.length), "a slice lies inside its content");
+        Content { seed: self.seed, start: self.start + from, length }
+    }
+
+    /// Fill `target` with the bytes from `at` (counted from this content's own start).
+    pub fn fill(&self, at: u64, target: &mut [u8]) {
+        let mut position = self.start + at;
+        let mut rest = target;
+        let skip = (position % 8) as usize;
+        if skip != 0 {
+            let word = word(self.seed, position / 8).to_le_bytes();
+            let take = rest.len().min(8 - skip);
+            rest[..take].copy_from_slice(&word[skip..skip + take]);
+            rest = &mut rest[take..];
+            position += take as u64;
+        }
+        let mut index = position / 8;
+        let mut words = rest.chunks_exact_mut(8);
+        for eight in &mut words {
+            eight.copy_from_slice(&word(self.seed, index).to_le_bytes());
+            index += 1;
+        }
+        let tail = words.into_remainder();
+        let count = tail.len();
+        tail.copy_from_slice(&word(self.seed, index).to_le_bytes()[..count]);
+    }
+
+    /// All of it in memory: for small contents.
+    pub fn bytes(&self) -> Bytes {
+        let mut bytes = vec![0; usize::try_from(self.length).expect("a content held in memory is small")];
+        self.fill(0, &mut bytes);
+        bytes.into()
+    }
+}
+
+/// Word `index` of the stream of `seed`: the splitmix64 finaliser over a seeded counter.
+#[inline]
+fn word(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_mul(0xd6e8_feb8_6659_fd93).wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(seed >> 29);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Compares received pieces with a [`Content`] as they arrive.
+pub struct Verifier {
+    content: Content,
+    at: u64,
+    expected: Vec<u8>,
+}
+
+impl Verifier {
+    pub fn new(content: Content) -> Verifier {
+        Verifier { content, at: 0, expected: Vec::new() }
+    }
+
+    /// Check the next received bytes.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Mismatch> {
+        for piece in bytes.chunks(64 << 10) {
+            let end = self.at + piece.len() as u64;
+            if end > self.content.length {
+                return Err(Mismatch::Length { got: end, expected: self.content.length });
+            }
+            self.expected.resize(piece.len(), 0);
+            self.content.fill(self.at, &mut self.expected);
+            if self.expected != piece {
+                let offset = self.expected.iter().zip(piece).position(|(a, b)| a != b).expect("slices of one length that differ");
+                let at = self.at + offset as u64;
+                return Err(Mismatch::Byte { at, got: piece[offset], expected: self.expected[offset] });
+            }
+            self.at = end;
+        }
+        Ok(())
+    }
+
+    /// Check that nothing is missing.
+    pub fn finish(self) -> Result<(), Mismatch> {
+        if self.at == self.content.length { Ok(()) } else { Err(Mismatch::Length { got: self.at, expected: self.content.length }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_slice_equals_the_same_bytes_of_the_whole() {
+        let whole = Content::new(7, 1000).bytes();
+        for from in 0..40u64 {
+            for length in [0u64, 1, 7, 8, 9, 63, 500] {
+                let slice = Content::new(7, 1000).slice(from, length).bytes();
+                assert_eq!(slice, whole.slice(from as usize..(from + length) as usize), "{from}+{length}");
+            }
+        }
+        assert_ne!(Content::new(8, 1000).bytes(), whole);
+    }
+
+    #[test]
+    fn verifier_names_the_first_wrong_byte_and_a_wrong_length() {
+        let content = Content::new(3, 100_000);
+        let mut bytes = content.bytes().to_vec();
+        let mut verifier = Verifier::new(content);
+        verifier.feed(&bytes[..77]).unwrap();
+        verifier.feed(&bytes[77..]).unwrap();
+        verifier.finish().unwrap();
+
+        let mut short = Verifier::new(content);
+        short.feed(&bytes[..50]).unwrap();
+        assert_eq!(short.finish(), Err(Mismatch::Length { got: 50, expected: 100_000 }));
+
+        bytes[70_001] ^= 1;
+        let mut verifier = Verifier::new(content);
+        assert!(matches!(verifier.feed(&bytes), Err(Mismatch::Byte { at: 70_001, .. })));
+        bytes.extend_from_slice(&bytes.clone());
+        assert!(matches!(Verifier::new(Content::new(3, 10)).feed(&bytes), Err(Mismatch::Length { .. })));
+    }
+}
