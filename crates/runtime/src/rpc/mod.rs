@@ -4,13 +4,24 @@
 //! delays a heartbeat. A call to the own node takes a short cut inside the process that passes the same
 //! limits, deadline and fences, but no socket.
 
+mod frame;
+mod handshake;
+mod incoming;
+mod outgoing;
+mod services;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use protocol::{ClusterId, NodeId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
+use self::handshake::Identity;
+use self::incoming::Listener;
+use self::outgoing::Link;
+use self::services::Services;
+use crate::net::TcpListener;
 use crate::time::Instant;
 
 /// Number of a request's method. The high byte is the service: 1 storage, 2 consensus, 3 placement, 4 node.
@@ -93,33 +104,87 @@ impl std::fmt::Debug for Secret {
 /// This node's end of all its connections; cheap to clone.
 #[derive(Clone)]
 pub struct Rpc {
-    _todo: (),
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    own: Arc<Identity>,
+    listen: SocketAddr,
+    services: Arc<Services>,
+    peers: Mutex<BTreeMap<NodeId, Peer>>,
+    address: Mutex<Option<SocketAddr>>,
+}
+
+#[derive(Clone)]
+struct Peer {
+    control: Arc<Link>,
+    bulk: Arc<Link>,
 }
 
 impl Rpc {
-    /// Not yet listening: services need a client before they can exist.
+    /// Not yet listening: services need a client before they can exist. Calls to other nodes work at once.
     pub fn new(settings: Settings) -> Rpc {
-        let _ = settings;
-        todo!()
+        let Settings { node, cluster, secret, listen, peers } = settings;
+        let own = Arc::new(Identity { node, cluster, secret });
+        let services = Arc::new(Services::new(node));
+        let inner = Inner { own, listen, services, peers: Mutex::default(), address: Mutex::default() };
+        let rpc = Rpc { inner: Arc::new(inner) };
+        for (peer, address) in peers {
+            rpc.introduce(peer, address);
+        }
+        rpc
     }
 
     /// This node.
     pub fn node(&self) -> NodeId {
-        todo!()
+        self.inner.own.node
+    }
+
+    /// `peer` is reached at `address` from now on. The own node needs no introduction.
+    pub fn introduce(&self, peer: NodeId, address: SocketAddr) {
+        if peer == self.node() {
+            return;
+        }
+        let link = |class| Link::new(self.inner.own.clone(), peer, class, address);
+        let known = {
+            let mut peers = self.peers();
+            peers.entry(peer).or_insert_with(|| Peer { control: link(Class::Control), bulk: link(Class::Bulk) }).clone()
+        };
+        known.control.set_address(address);
+        known.bulk.set_address(address);
     }
 
     /// Serve all methods whose high byte is `service`. Panics if it is taken.
+    ///
+    /// Requests run as tasks of their own, in no order. One-way messages of one sender are handed over in the order in
+    /// which they were sent: the service's function is called and its future polled once, in turn; so a service that
+    /// needs their order must have taken its place in a queue by its first await.
     pub fn register(&self, service: u8, serve: Service) {
-        let _ = (service, serve);
-        todo!()
+        self.inner.services.register(service, serve);
     }
 
-    /// Listen, and serve until the returned task is dropped.
+    /// Listen, and serve until the returned task is dropped. Then all services are ended and forgotten, calls to the
+    /// own node fail, and connections to others are closed.
     pub async fn listen(&self) -> std::io::Result<crate::task::Task<()>> {
-        todo!()
+        let socket = TcpListener::bind(self.inner.listen).await?;
+        *self.inner.address.lock().expect("nothing panics under this lock") = Some(socket.local_addr()?);
+        let listener = Listener::new(self.inner.own.clone(), self.inner.services.clone());
+        let stop = Stop(Arc::downgrade(&self.inner));
+        Ok(crate::task::spawn(async move {
+            let _stop = stop;
+            listener.accept_all(socket).await;
+        }))
+    }
+
+    /// The address that [`Rpc::listen`] bound: the port, if 0 was asked for.
+    pub fn address(&self) -> Option<SocketAddr> {
+        *self.inner.address.lock().expect("nothing panics under this lock")
     }
 
     /// Call `method` on node `to` and wait for the reply until `deadline`.
+    ///
+    /// A peer that is known to be unreachable fails the call at once; otherwise connecting takes at most two seconds.
+    #[allow(clippy::too_many_arguments)] // They are the fields of a request; a struct would only name them twice.
     pub async fn call(
         &self,
         to: NodeId,
@@ -130,13 +195,58 @@ impl Rpc {
         body: Vec<Bytes>,
         deadline: Instant,
     ) -> Result<Received, Error> {
-        let _ = (to, class, method, epoch, meta, body, deadline);
-        todo!()
+        if to == self.node() {
+            return self.inner.services.call_own(method, epoch, meta, body, deadline).await;
+        }
+        frame::check_sizes(meta.len(), body.iter().map(Bytes::len).sum())
+            .map_err(|error| Error::Unreachable { to, reason: error.to_string() })?;
+        let link = self.link(to, class).ok_or_else(|| Error::Unreachable { to, reason: "its address is not known".to_string() })?;
+        link.call(method, epoch, meta, body, deadline).await
     }
 
     /// Send a one-way message on the control connection; dropped if it cannot go at once.
     pub fn cast(&self, to: NodeId, method: Method, meta: Bytes, body: Vec<Bytes>) {
-        let _ = (to, method, meta, body);
-        todo!()
+        if frame::check_sizes(meta.len(), body.iter().map(Bytes::len).sum()).is_err() {
+            tracing::error!(%to, method = method.0, "a one-way message is too large and was dropped");
+        } else if to == self.node() {
+            self.inner.services.cast_own(method, meta, body);
+        } else if let Some(link) = self.link(to, Class::Control) {
+            link.cast(method, meta, body);
+        }
+    }
+
+    /// A hint: false if the last attempt to reach `to` failed, in either class, and none has succeeded since; or if its
+    /// address is not known.
+    pub fn is_reachable(&self, to: NodeId) -> bool {
+        let is_up = |class| self.link(to, class).is_some_and(|link| link.is_up());
+        to == self.node() || (is_up(Class::Control) && is_up(Class::Bulk))
+    }
+
+    fn link(&self, to: NodeId, class: Class) -> Option<Arc<Link>> {
+        let peers = self.peers();
+        let peer = peers.get(&to)?;
+        Some(match class {
+            Class::Control => peer.control.clone(),
+            Class::Bulk => peer.bulk.clone(),
+        })
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
+        self.inner.peers.lock().expect("nothing panics under this lock")
+    }
+}
+
+/// Closes the connections that this node dialled when it stops listening.
+struct Stop(Weak<Inner>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        let Some(inner) = self.0.upgrade() else { return };
+        inner.services.stop();
+        let peers: Vec<Peer> = inner.peers.lock().expect("nothing panics under this lock").values().cloned().collect();
+        for peer in peers {
+            peer.control.close();
+            peer.bulk.close();
+        }
     }
 }

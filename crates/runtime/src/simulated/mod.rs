@@ -21,3 +21,7 @@ pub(crate) fn planted(_name: &'static str) -> bool {
 
 /// Note that `name` was reached.
 pub fn probe(_name: &'static str) {}
+
+/// Feed the event hash of the simulation; nothing in production.
+#[inline(always)]
+pub(crate) fn note(_kind: &'static str, _bytes: &[u8]) {}

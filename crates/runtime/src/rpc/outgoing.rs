@@ -1,0 +1,473 @@
+//! Connections that this node dials: one [`Link`] per peer and class, each with at most one [`Connection`] at a time.
+//!
+//! Invariants: a call that was never begun to be written fails as unreachable, one that was fails as unknown;
+//! a cancelled call is not written any more; queue and calls under way are bounded; a dead connection fails all its
+//! calls at once.
+
+use bytes::Bytes;
+use protocol::NodeId;
+use protocol::limits::REQUESTS_PER_CONNECTION_MAX;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use super::frame::{self, Frame, Kind, Life};
+use super::handshake::{self, Identity, Session};
+use super::{Class, Error, Method, Received};
+use crate::io::{AsyncWriteExt, BufReader, split};
+use crate::net::TcpStream;
+use crate::sync::{Receiver, Sender, channel, oneshot};
+use crate::task::Task;
+use crate::time::{Instant, now, sleep, timeout, timeout_at};
+
+/// The longest that connecting may take.
+const CONNECT_WAIT: Duration = Duration::from_secs(1);
+/// The longest that the handshake may take after it.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(1);
+/// After a failure, calls fail at once for this long.
+const BACKOFF: Duration = Duration::from_millis(200);
+/// For this long after a peer was silent, calls fail at once while it is dialled again.
+const SILENCE_REMEMBERED: Duration = Duration::from_secs(5);
+/// Interval of pings.
+const PING: Duration = Duration::from_secs(1);
+/// A connection silent for this long is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// A bulk connection without calls for this long is closed.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// One-way messages and pings that may wait beside the calls.
+const CASTS_QUEUED_MAX: usize = 4096;
+/// Reads up to this size are buffered.
+const READ_BUFFER_BYTES: usize = 8 << 10;
+/// Bytes of a refusal that are shown.
+const REASON_BYTES_MAX: usize = 256;
+
+/// One class of connections to one peer.
+pub(crate) struct Link {
+    own: Arc<Identity>,
+    to: NodeId,
+    class: Class,
+    state: Mutex<State>,
+}
+
+struct State {
+    address: SocketAddr,
+    current: Option<(Arc<Connection>, Task<()>)>,
+    failed: Option<Failure>,
+}
+
+/// Why and when the last attempt or connection ended badly.
+#[derive(Clone)]
+struct Failure {
+    at: Instant,
+    reason: String,
+    /// The peer did not even refuse.
+    silent: bool,
+}
+
+/// One connection, from the first attempt to dial it to its end.
+struct Connection {
+    to: NodeId,
+    queue: Sender<Outbound>,
+    calls: Mutex<Calls>,
+    established: AtomicBool,
+    /// Why calls do not wait for this connection to be established, if they do not.
+    impatient: Option<String>,
+}
+
+#[derive(Default)]
+struct Calls {
+    waiting: BTreeMap<u64, Call>,
+    last: u64,
+    ended: bool,
+}
+
+struct Call {
+    reply: oneshot::Sender<Result<Received, Error>>,
+    written: bool,
+}
+
+enum Outbound {
+    Call { id: u64, method: Method, epoch: u64, deadline: Instant, meta: Bytes, body: Vec<Bytes> },
+    Cast { method: Method, meta: Bytes, body: Vec<Bytes> },
+    Ping,
+}
+
+impl Link {
+    pub fn new(own: Arc<Identity>, to: NodeId, class: Class, address: SocketAddr) -> Arc<Link> {
+        Arc::new(Link { own, to, class, state: Mutex::new(State { address, current: None, failed: None }) })
+    }
+
+    /// The peer is at `address` from now on.
+    pub fn set_address(&self, address: SocketAddr) {
+        let replaced = {
+            let mut state = self.state();
+            if state.address == address {
+                return;
+            }
+            state.address = address;
+            state.failed = None;
+            state.current.take()
+        };
+        drop(replaced);
+    }
+
+    /// End the connection; its calls fail.
+    pub fn close(&self) {
+        let current = self.state().current.take();
+        drop(current);
+    }
+
+    /// False if the last attempt failed, or the connection broke and was not established again.
+    pub fn is_up(&self) -> bool {
+        self.state().failed.is_none()
+    }
+
+    /// Call and wait for the reply until `deadline`.
+    pub async fn call(
+        self: &Arc<Self>,
+        method: Method,
+        epoch: u64,
+        meta: Bytes,
+        body: Vec<Bytes>,
+        deadline: Instant,
+    ) -> Result<Received, Error> {
+        let to = self.to;
+        if now() >= deadline {
+            return Err(Error::Unreachable { to, reason: "the deadline passed before it was sent".to_string() });
+        }
+        let (connection, id, mut receiver) = loop {
+            let connection = self.connection()?;
+            // An idle connection may have ended since; the next one is a new one.
+            if let Some((id, receiver)) = connection.register()? {
+                break (connection, id, receiver);
+            }
+        };
+        let registered = Registration { connection: &connection, id };
+        if connection.queue.try_send(Outbound::Call { id, method, epoch, deadline, meta, body }).is_err() {
+            return Err(Error::Busy { to });
+        }
+        match timeout_at(deadline, &mut receiver).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::Unknown { to, reason: "the connection broke".to_string() }),
+            Err(_) => match registered.withdraw() {
+                Some(call) if !call.written => {
+                    Err(Error::Unreachable { to, reason: "the deadline passed before it was sent".to_string() })
+                }
+                Some(_) => Err(Error::Unknown { to, reason: "no reply by the deadline".to_string() }),
+                // The reply came at the last moment, or is being read.
+                None => receiver
+                    .try_recv()
+                    .unwrap_or_else(|_| Err(Error::Unknown { to, reason: "the reply was not complete by the deadline".to_string() })),
+            },
+        }
+    }
+
+    /// Send without waiting; dropped if it cannot be queued.
+    pub fn cast(self: &Arc<Self>, method: Method, meta: Bytes, body: Vec<Bytes>) {
+        if let Ok(connection) = self.connection() {
+            let _ = connection.queue.try_send(Outbound::Cast { method, meta, body });
+        }
+    }
+
+    /// The connection to use: the present one, or a new one that is being dialled.
+    fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, Error> {
+        let mut state = self.state();
+        let connection = match &state.current {
+            Some((connection, _)) if !connection.has_ended() => connection.clone(),
+            _ => {
+                let failed = state.failed.as_ref().map(|failure| (failure, failure.at.elapsed()));
+                if let Some((failure, age)) = failed
+                    && age < BACKOFF
+                {
+                    return Err(Error::Unreachable { to: self.to, reason: failure.reason.clone() });
+                }
+                let impatient =
+                    failed.filter(|(failure, age)| failure.silent && *age < SILENCE_REMEMBERED).map(|(failure, _)| failure.reason.clone());
+                let (queue, queued) = channel(REQUESTS_PER_CONNECTION_MAX + CASTS_QUEUED_MAX);
+                let connection =
+                    Arc::new(Connection { to: self.to, queue, calls: Mutex::default(), established: AtomicBool::new(false), impatient });
+                let driver = Driver {
+                    link: Arc::downgrade(self),
+                    own: self.own.clone(),
+                    to: self.to,
+                    class: self.class,
+                    address: state.address,
+                    connection: connection.clone(),
+                };
+                let task = crate::task::spawn(driver.drive(queued));
+                state.current = Some((connection.clone(), task));
+                connection
+            }
+        };
+        match &connection.impatient {
+            Some(reason) if !connection.established.load(Ordering::Relaxed) => {
+                Err(Error::Unreachable { to: self.to, reason: reason.clone() })
+            }
+            _ => Ok(connection),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics under this lock")
+    }
+}
+
+impl Connection {
+    /// Enter a call. None: the connection has ended.
+    #[allow(clippy::type_complexity)] // A type of its own for one caller would say less.
+    fn register(&self) -> Result<Option<(u64, oneshot::Receiver<Result<Received, Error>>)>, Error> {
+        let mut calls = self.calls();
+        if calls.ended {
+            return Ok(None);
+        }
+        if calls.waiting.len() >= REQUESTS_PER_CONNECTION_MAX {
+            return Err(Error::Busy { to: self.to });
+        }
+        calls.last += 1;
+        let id = calls.last;
+        let (reply, receiver) = oneshot::channel();
+        calls.waiting.insert(id, Call { reply, written: false });
+        Ok(Some((id, receiver)))
+    }
+
+    /// Note that `id` is being written. False: nobody waits for it any more.
+    fn begin_writing(&self, id: u64) -> bool {
+        self.calls().waiting.get_mut(&id).map(|call| call.written = true).is_some()
+    }
+
+    fn take(&self, id: u64) -> Option<Call> {
+        self.calls().waiting.remove(&id)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.calls().ended
+    }
+
+    fn has_calls(&self) -> bool {
+        !self.calls().waiting.is_empty()
+    }
+
+    /// End if no call is waiting.
+    fn end_if_idle(&self) -> bool {
+        let mut calls = self.calls();
+        calls.ended |= calls.waiting.is_empty();
+        calls.ended
+    }
+
+    fn end(&self, reason: &str) {
+        let waiting = {
+            let mut calls = self.calls();
+            calls.ended = true;
+            std::mem::take(&mut calls.waiting)
+        };
+        for call in waiting.into_values() {
+            let reason = reason.to_string();
+            let error =
+                if call.written { Error::Unknown { to: self.to, reason } } else { Error::Unreachable { to: self.to, reason } };
+            // The caller may have given up.
+            let _ = call.reply.send(Err(error));
+        }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().expect("nothing panics under this lock")
+    }
+}
+
+/// A call's entry in its connection; taken out when the caller stops waiting.
+struct Registration<'a> {
+    connection: &'a Connection,
+    id: u64,
+}
+
+impl Registration<'_> {
+    fn withdraw(self) -> Option<Call> {
+        self.connection.take(self.id)
+    }
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        self.connection.take(self.id);
+    }
+}
+
+/// Dials a connection and moves its frames. However it ends, dropped in the middle included, no call waits on.
+struct Driver {
+    link: Weak<Link>,
+    own: Arc<Identity>,
+    to: NodeId,
+    class: Class,
+    address: SocketAddr,
+    connection: Arc<Connection>,
+}
+
+/// How a connection ended.
+struct Ended {
+    reason: String,
+    silent: bool,
+    /// In good order: the next call dials at once.
+    clean: bool,
+}
+
+impl Driver {
+    async fn drive(self, queued: Receiver<Outbound>) {
+        let ended = match self.dial().await {
+            Ok((stream, session)) => {
+                self.connection.established.store(true, Ordering::Relaxed);
+                self.note(None);
+                self.run(stream, session, queued).await
+            }
+            Err(ended) => ended,
+        };
+        tracing::debug!(to = %self.to, class = ?self.class, reason = %ended.reason, "connection ended");
+        let failure = Failure { at: now(), reason: ended.reason.clone(), silent: ended.silent };
+        self.note(if ended.clean { None } else { Some(failure) });
+        self.connection.end(&ended.reason);
+    }
+
+    fn note(&self, failure: Option<Failure>) {
+        if let Some(link) = self.link.upgrade() {
+            let mut state = link.state();
+            // Of an older connection only if no newer one took its place.
+            if state.current.as_ref().is_none_or(|(current, _)| Arc::ptr_eq(current, &self.connection)) {
+                state.failed = failure;
+            }
+        }
+    }
+
+    async fn dial(&self) -> Result<(TcpStream, Session), Ended> {
+        let failed = |reason: String, silent| Ended { reason, silent, clean: false };
+        let mut stream = match timeout(CONNECT_WAIT, TcpStream::connect(self.address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(failed(format!("{}: {error}", self.address), false)),
+            Err(_) => return Err(failed(format!("{}: no answer within {CONNECT_WAIT:?}", self.address), true)),
+        };
+        match timeout(HANDSHAKE_WAIT, handshake::dial(&mut stream, &self.own, self.to, self.class)).await {
+            Ok(Ok(session)) => Ok((stream, session)),
+            Ok(Err(error)) => Err(failed(format!("{}: {error}", self.address), false)),
+            Err(_) => Err(failed(format!("{}: no handshake within {HANDSHAKE_WAIT:?}", self.address), true)),
+        }
+    }
+
+    async fn run(&self, stream: TcpStream, session: Session, mut queued: Receiver<Outbound>) -> Ended {
+        let (reader, mut writer) = split(stream);
+        let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+        let (mut send, mut receive) = (session.send, session.receive);
+        let life = Life::new();
+        let broken = |reason: String| Ended { reason, silent: false, clean: false };
+
+        let reading = async {
+            loop {
+                match self.read_one(&mut reader, &mut receive, &life).await {
+                    Ok(true) => {}
+                    Ok(false) => return Ended { reason: "the peer closed the connection".to_string(), silent: false, clean: true },
+                    Err(error) => return broken(error.to_string()),
+                }
+            }
+        };
+        let writing = async {
+            while let Some(outbound) = queued.recv().await {
+                let mut next = Some(outbound);
+                while let Some(outbound) = next {
+                    if let Some(frame) = self.frame(outbound)
+                        && let Err(error) = frame::write(&mut writer, &mut send, &frame, &life).await
+                    {
+                        return broken(error.to_string());
+                    }
+                    next = queued.try_recv().ok();
+                }
+                if let Err(error) = writer.flush().await {
+                    return broken(error.to_string());
+                }
+            }
+            Ended { reason: "this node stops".to_string(), silent: false, clean: true }
+        };
+        let watching = async {
+            // Control connections are always watched; bulk connections while calls wait.
+            let mut watched = false;
+            loop {
+                sleep(PING).await;
+                let silence = life.silence();
+                if self.class == Class::Bulk && !self.connection.has_calls() {
+                    if silence >= IDLE_MAX && self.connection.end_if_idle() {
+                        return Ended { reason: "idle".to_string(), silent: false, clean: true };
+                    }
+                    watched = false;
+                    continue;
+                }
+                if !watched {
+                    // The silence until now was rest.
+                    life.touch();
+                    watched = true;
+                } else if silence >= SILENCE_MAX {
+                    return Ended { reason: format!("silent for {} s", silence.as_secs()), silent: true, clean: false };
+                }
+                // Full: enough is under way to show whether the peer lives.
+                let _ = self.connection.queue.try_send(Outbound::Ping);
+            }
+        };
+        crate::select! {
+            ended = reading => ended,
+            ended = writing => ended,
+            ended = watching => ended,
+        }
+    }
+
+    /// The frame for `outbound`, unless nobody waits for it any more.
+    fn frame(&self, outbound: Outbound) -> Option<Frame> {
+        match outbound {
+            Outbound::Call { id, method, epoch, deadline, meta, body } => {
+                let remaining = deadline.saturating_duration_since(now());
+                if remaining.is_zero() || !self.connection.begin_writing(id) {
+                    return None;
+                }
+                let remaining_ms = u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).max(1);
+                Some(Frame { kind: Kind::Request, method: method.0, id, epoch, remaining_ms, meta, body })
+            }
+            Outbound::Cast { method, meta, body } => {
+                Some(Frame { kind: Kind::Cast, method: method.0, id: 0, epoch: 0, remaining_ms: 0, meta, body })
+            }
+            Outbound::Ping => Some(Frame::bare(Kind::Ping, 0)),
+        }
+    }
+
+    /// Read one frame and give it to who waits for it. False: the peer closed the connection.
+    async fn read_one<R>(&self, reader: &mut R, seal: &mut frame::Seal, life: &Life) -> Result<bool, frame::Error>
+    where
+        R: crate::io::AsyncRead + Unpin,
+    {
+        let Some(header) = frame::read_header(reader, seal, life).await? else { return Ok(false) };
+        let to = self.to;
+        let call = match header.kind {
+            Kind::Pong => None,
+            Kind::Reply | Kind::Busy | Kind::Refused | Kind::Stopped => self.connection.take(header.id),
+            got => return Err(frame::Error::Kind { got: got as u8 }),
+        };
+        let Some(call) = call else {
+            frame::discard_sections(reader, &header, life).await?;
+            return Ok(true);
+        };
+        let (meta, body) = frame::read_sections(reader, &header, life).await?;
+        let result = match header.kind {
+            Kind::Reply => Ok(Received { meta, body }),
+            Kind::Busy => Err(Error::Busy { to }),
+            Kind::Refused => {
+                let reason = String::from_utf8_lossy(&meta[..meta.len().min(REASON_BYTES_MAX)]).into_owned();
+                Err(Error::Unreachable { to, reason })
+            }
+            _ => Err(Error::Unknown { to, reason: "the service stopped before its end".to_string() }),
+        };
+        // The caller may have given up.
+        let _ = call.reply.send(result);
+        Ok(true)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.connection.end("the connection was closed here");
+    }
+}
