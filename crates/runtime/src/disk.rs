@@ -73,6 +73,11 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir(&self, folder: &str) -> Result<()>;
     /// Capacity and free bytes.
     fn space(&self) -> Result<Space>;
+    /// Remember which file system object `name` (a superblock) is, for [`verify`](Self::verify).
+    fn watch(&self, name: &str) -> Result<()>;
+    /// Close the drive if its path shows another folder or another watched file than those that are open, or none.
+    /// Cheap; called every second.
+    fn verify(&self) -> Result<()>;
     /// Close the drive: every later call on it or its files fails with [`Error::Closed`]. Idempotent.
     fn close(&self, reason: &str);
     /// Why the drive is closed, if it is.
@@ -81,6 +86,16 @@ pub trait Disk: Send + Sync + 'static {
     fn submit(&self, job: Box<dyn FnOnce() + Send>);
     /// Simulated time that calls on this drive have cost since it was last asked; zero in production.
     fn take_cost(&self) -> std::time::Duration;
+}
+
+/// Open the folder at `path` as a drive. Fails if it is missing or another process has it open. Production only.
+pub fn open_folder(path: &std::path::Path) -> Result<Arc<dyn Disk>> {
+    crate::side::open_folder(path)
+}
+
+/// Syncs of files and directories by this process so far; 0 in a simulation.
+pub fn syncs() -> u64 {
+    crate::side::syncs()
 }
 
 /// An open file of a drive. Positioned, so that readers and a writer do not disturb each other.

@@ -9,6 +9,7 @@ pub mod http;
 pub mod io;
 pub mod net;
 pub mod probe;
+pub mod process;
 pub mod rpc;
 pub mod sync;
 pub mod task;

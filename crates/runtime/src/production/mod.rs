@@ -1,5 +1,10 @@
 //! The production side: tokio, the system's clocks and entropy, real files.
 
+mod disk;
+pub(crate) mod process;
+
+pub(crate) use disk::{open_folder, syncs};
+
 use rand::{SeedableRng, TryRngCore};
 use rand_chacha::ChaCha12Rng;
 

@@ -1,5 +1,7 @@
 //! The simulated side: madsim's executor, clock and entropy; our drives.
 
+pub(crate) mod process;
+
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
@@ -25,3 +27,12 @@ pub fn probe(_name: &'static str) {}
 /// Feed the event hash of the simulation; nothing in production.
 #[inline(always)]
 pub(crate) fn note(_kind: &'static str, _bytes: &[u8]) {}
+
+/// Refused: a simulation's drives are handed over by the simulator.
+pub(crate) fn open_folder(path: &std::path::Path) -> crate::disk::Result<std::sync::Arc<dyn crate::disk::Disk>> {
+    Err(crate::disk::Error::Closed { drive: path.display().to_string(), reason: "a simulation has no folders".to_string() })
+}
+
+pub(crate) fn syncs() -> u64 {
+    0
+}
