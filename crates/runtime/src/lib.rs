@@ -3,6 +3,8 @@
 //! The same node code runs on both sides: `production` (tokio, real files) and `simulated` (madsim, SimDisk).
 //! `cfg(madsim)` stands in this file alone.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the bans name this crate as the replacement")]
+
 pub mod disk;
 pub mod entropy;
 pub mod http;
