@@ -1,11 +1,22 @@
-//! The placement service: the root group's state (cluster map, writers, buckets, volumes), the allocator that
-//! honours failure domains, heartbeats, durability; and its client.
+#![doc = include_str!("../README.md")]
 
+pub mod allocator;
+mod cache;
 pub mod client;
+pub mod commands;
+pub mod durability;
+mod leader;
+pub mod open_volumes;
+pub mod replicas;
 pub mod root;
+pub mod scheme_choice;
 pub mod service;
+pub mod watch;
 
+pub use allocator::Allocator;
 pub use client::Client;
+pub use durability::{Durability, default_scheme, describe, durability};
+pub use replicas::place_replicas;
 pub use root::Root;
 pub use service::Service;
 
@@ -55,6 +66,9 @@ pub enum Error {
     BucketExists { owner: String },
     #[error("no such bucket")]
     NoSuchBucket,
+    /// The root group holds as many buckets as it may; delete one first.
+    #[error("{limit} buckets exist, which is the limit")]
+    TooManyBuckets { limit: u64 },
     /// Another attempt at this bucket began since (I11).
     #[error("stale attempt")]
     StaleAttempt,
@@ -63,14 +77,19 @@ pub enum Error {
     CannotPlace { scheme: Scheme, missing: String },
     #[error("no such volume")]
     NoSuchVolume,
+    /// The request contradicts the state: it will be refused again until something else changes.
     #[error("refused: {0}")]
     Refused(String),
+    /// A newer or broken peer sent it.
     #[error("malformed: {0}")]
     Malformed(String),
+    /// Certainly not done; the root group had no leader or no quorum in time.
     #[error("unavailable: {0}")]
     Unavailable(String),
+    /// May have been done, or may yet be.
     #[error("outcome unknown: {0}")]
     Unknown(String),
+    /// Certainly not done: shed for load.
     #[error("busy")]
     Busy,
 }

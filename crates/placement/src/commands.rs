@@ -1,0 +1,80 @@
+//! Commands to and queries of the root group, and its answers: what crosses the Raft log.
+//!
+//! Encoded by [`protocol::wire`]. A variant is never removed or moved, only appended: the log of an older build
+//! must still mean the same.
+
+use crate::{Bootstrap, Bucket, Error};
+use protocol::{Epoch, Scheme, SlotPlace, Volume, VolumeId, WriterId};
+use serde::{Deserialize, Serialize};
+
+/// What changes the root group's state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Found the cluster. Accepted once; the same again is accepted and changes nothing.
+    Bootstrap(Bootstrap),
+    /// A new writer id.
+    OpenWriter,
+    /// Enter or go on with state Creating, under a new attempt.
+    BeginCreateBucket { name: String, owner: String, created_ms: u64 },
+    /// Creating to Live, for the current attempt only.
+    FinishCreateBucket { name: String, attempt: u64 },
+    /// Live or Deleting to Deleting, under a new attempt.
+    BeginDeleteBucket { name: String },
+    /// Remove, or back to Live, for the current attempt only.
+    FinishDeleteBucket { name: String, attempt: u64, removed: bool },
+    /// A volume on drives that the leader chose; judged again inside the state machine.
+    CreateVolume { scheme: Scheme, slots: Vec<SlotPlace>, at_risk: bool },
+    /// Building to Open.
+    VolumeBuilt { volume: VolumeId },
+    /// Building or Open to Sealed under `epoch + 1`, if the volume is still at `epoch`.
+    SealVolume { volume: VolumeId, epoch: Epoch },
+}
+
+/// What is asked without changing anything.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Query {
+    Bootstrap,
+    Bucket {
+        name: String,
+    },
+    /// Buckets that exist (Live or Deleting) with names after `after`, at most `max`.
+    Buckets {
+        after: String,
+        max: u32,
+    },
+    Volume {
+        volume: VolumeId,
+    },
+    /// All volumes that are Building or Open, and the counts of volumes.
+    Unsealed,
+}
+
+/// What a command or query came to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    Done,
+    Writer(WriterId),
+    Bucket(Bucket),
+    Buckets(Vec<Bucket>),
+    Volume(Volume),
+    /// None: the cluster was not founded yet.
+    Bootstrap(Option<Bootstrap>),
+    Unsealed(Unsealed),
+}
+
+/// The volumes that may still change by writing, and how many there are of each kind.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Unsealed {
+    pub volumes: Vec<Volume>,
+    /// Volumes ever created; ids are 1 up to this.
+    pub created: u64,
+    pub sealed: u64,
+    pub at_risk: u64,
+}
+
+/// The reply with the state's revision that it saw (for a command: the one it made).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    pub revision: u64,
+    pub result: Result<Reply, Error>,
+}

@@ -1,0 +1,219 @@
+//! What the root's leader believes about nodes and drives: soft state, gone with the process, never in a log.
+//!
+//! Silence is counted in ticks in which this process ran and led, never by comparing two times: a leader that was
+//! paused for an hour has heard nobody for one tick. A new leader believes that everybody lives, until it has led
+//! for [`SUSPECT_AFTER`] without hearing from them. Suspicion only steers new data away; nothing is lost by it.
+
+use crate::scheme_choice::Unusable;
+use crate::{DriveHealth, Heartbeat};
+use protocol::limits::SUSPECT_AFTER;
+use protocol::{ClusterMap, DriveId, NodeId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The most silence that one tick may add, whatever the clock says.
+pub const TICK_MAX: Duration = Duration::from_secs(1);
+/// A drive with less free space than this is given no new slots.
+pub const FREE_BYTES_MIN: u64 = 64 << 20;
+/// Most drives that a heartbeat may carry.
+const DRIVES_PER_NODE_MAX: usize = 1024;
+
+/// Nodes as they were last heard of.
+#[derive(Default)]
+pub struct Watch {
+    nodes: BTreeMap<NodeId, Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    incarnation: u64,
+    /// Led and ran without hearing from it.
+    silence: Duration,
+    /// A gateway could not reach it, and it was not heard since.
+    unreachable: bool,
+    /// By its last heartbeat; empty before the first.
+    drives: BTreeMap<DriveId, DriveHealth>,
+    heard: bool,
+}
+
+impl Watch {
+    /// This process begins to lead (again): everybody is assumed alive. What drives said of themselves stays.
+    pub fn begin_term(&mut self, map: &ClusterMap) {
+        for node in &map.nodes {
+            self.nodes.entry(node.id).or_default();
+        }
+        for seen in self.nodes.values_mut() {
+            seen.silence = Duration::ZERO;
+            seen.unreachable = false;
+        }
+    }
+
+    /// This process led and ran for `elapsed`, of which at most [`TICK_MAX`] counts.
+    pub fn tick(&mut self, elapsed: Duration) {
+        for seen in self.nodes.values_mut() {
+            seen.silence = seen.silence.saturating_add(elapsed.min(TICK_MAX));
+        }
+    }
+
+    /// A heartbeat arrived. True if what is known of drives changed: new closings are to be acted on at once.
+    pub fn heard(&mut self, map: &ClusterMap, heartbeat: Heartbeat) -> bool {
+        let Some(node) = map.node(heartbeat.node) else { return false };
+        let seen = self.nodes.entry(node.id).or_default();
+        seen.silence = Duration::ZERO;
+        seen.unreachable = false;
+        if seen.heard && seen.incarnation != heartbeat.incarnation {
+            runtime::probe!("placement: a node came back as another process");
+        }
+        let its = |health: &DriveHealth| node.drives.iter().any(|drive| drive.id == health.drive);
+        let drives: BTreeMap<_, _> =
+            heartbeat.drives.into_iter().take(DRIVES_PER_NODE_MAX).filter(its).map(|health| (health.drive, health)).collect();
+        let closed = |drives: &BTreeMap<DriveId, DriveHealth>| drives.values().map(|d| (d.drive, d.closed.is_some())).collect::<Vec<_>>();
+        let changed = !seen.heard || closed(&drives) != closed(&seen.drives);
+        *seen = Seen { incarnation: heartbeat.incarnation, heard: true, drives, ..Seen::default() };
+        changed
+    }
+
+    /// A gateway could not reach the node: counts until its next heartbeat.
+    pub fn unreachable(&mut self, node: NodeId) {
+        if let Some(seen) = self.nodes.get_mut(&node) {
+            seen.unreachable = true;
+        }
+    }
+
+    /// Nodes to which nothing new goes, and why.
+    pub fn suspected(&self) -> BTreeMap<NodeId, String> {
+        let why = |seen: &Seen| {
+            if seen.silence >= SUSPECT_AFTER {
+                Some(format!("no heartbeat for {} s", seen.silence.as_secs()))
+            } else {
+                seen.unreachable.then(|| "unreachable from a gateway".to_string())
+            }
+        };
+        self.nodes.iter().filter_map(|(node, seen)| Some((*node, why(seen)?))).collect()
+    }
+
+    /// Drives that closed themselves, and why.
+    pub fn closed(&self) -> Vec<(DriveId, String)> {
+        let drives = self.nodes.values().flat_map(|seen| seen.drives.values());
+        drives.filter_map(|health| Some((health.drive, health.closed.clone()?))).collect()
+    }
+
+    /// Drives of `map` that get no new slots, and why.
+    pub fn unusable(&self, map: &ClusterMap) -> BTreeMap<DriveId, Unusable> {
+        let suspected = self.suspected();
+        let mut unusable = BTreeMap::new();
+        for node in &map.nodes {
+            let seen = self.nodes.get(&node.id);
+            for drive in &node.drives {
+                let why = match (suspected.get(&node.id), seen) {
+                    (Some(why), _) => Some(Unusable::Node(why.clone())),
+                    (None, Some(seen)) if seen.heard => trouble(seen.drives.get(&drive.id)).map(Unusable::Drive),
+                    (None, _) => None,
+                };
+                unusable.extend(why.map(|why| (drive.id, why)));
+            }
+        }
+        unusable
+    }
+}
+
+fn trouble(health: Option<&DriveHealth>) -> Option<String> {
+    let Some(health) = health else { return Some("its node does not have it".into()) };
+    match &health.closed {
+        Some(why) => Some(format!("closed: {why}")),
+        None if health.total_bytes > 0 && health.free_bytes < FREE_BYTES_MIN => {
+            runtime::probe!("placement: a drive is nearly full");
+            Some(format!("nearly full: {} MiB free", health.free_bytes >> 20))
+        }
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::root::testing::map;
+
+    fn heartbeat(node: u64, closed: &[u16]) -> Heartbeat {
+        let drive = |ordinal: u16| DriveHealth {
+            drive: DriveId::at_bootstrap(NodeId(node), ordinal),
+            closed: closed.contains(&ordinal).then(|| "path shows another drive".to_string()),
+            free_bytes: 1 << 40,
+            total_bytes: 1 << 41,
+        };
+        Heartbeat { node: NodeId(node), incarnation: 1, drives: (0..2).map(drive).collect() }
+    }
+
+    fn led(watch: &mut Watch, seconds: u64) {
+        (0..seconds * 2).for_each(|_| watch.tick(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn a_new_leader_believes_in_everybody_until_it_has_led_long_enough() {
+        let map = map(3, 1, 2);
+        let mut watch = Watch::default();
+        watch.begin_term(&map);
+        led(&mut watch, 14);
+        watch.heard(&map, heartbeat(2, &[]));
+        assert!(watch.suspected().is_empty());
+        led(&mut watch, 1);
+        assert_eq!(watch.suspected().into_keys().collect::<Vec<_>>(), [NodeId(1), NodeId(3)]);
+        watch.begin_term(&map);
+        assert!(watch.suspected().is_empty());
+    }
+
+    #[test]
+    fn a_leader_that_was_paused_suspects_nobody_for_it() {
+        let map = map(3, 1, 2);
+        let mut watch = Watch::default();
+        watch.begin_term(&map);
+        watch.tick(Duration::from_secs(3600));
+        assert!(watch.suspected().is_empty());
+    }
+
+    #[test]
+    fn a_report_counts_at_once_and_until_the_next_heartbeat() {
+        let map = map(3, 1, 2);
+        let mut watch = Watch::default();
+        watch.begin_term(&map);
+        watch.heard(&map, heartbeat(3, &[]));
+        watch.unreachable(NodeId(3));
+        watch.unreachable(NodeId(77));
+        assert_eq!(watch.suspected().len(), 1);
+        let unusable = watch.unusable(&map);
+        assert_eq!(unusable.len(), 2);
+        assert!(unusable.values().all(|why| matches!(why, Unusable::Node(_))));
+        watch.heard(&map, heartbeat(3, &[]));
+        assert!(watch.unusable(&map).is_empty());
+    }
+
+    #[test]
+    fn closed_missing_and_nearly_full_drives_get_nothing_new() {
+        let map = map(3, 1, 2);
+        let mut watch = Watch::default();
+        watch.begin_term(&map);
+        assert!(watch.heard(&map, heartbeat(1, &[])));
+        assert!(!watch.heard(&map, heartbeat(1, &[])));
+        assert!(watch.heard(&map, heartbeat(1, &[1])));
+        let mut short = heartbeat(2, &[]);
+        short.drives.pop();
+        short.drives[0].free_bytes = 1;
+        watch.heard(&map, short);
+        assert_eq!(watch.closed(), [(DriveId::at_bootstrap(NodeId(1), 1), "path shows another drive".to_string())]);
+        let unusable: Vec<_> = watch.unusable(&map).into_iter().map(|(drive, why)| format!("{drive} {why:?}")).collect();
+        assert_eq!(
+            unusable,
+            [
+                "65537 Drive(\"closed: path shows another drive\")",
+                "131072 Drive(\"nearly full: 0 MiB free\")",
+                "131073 Drive(\"its node does not have it\")",
+            ]
+        );
+        // A heartbeat for a drive of another node says nothing about it.
+        let mut liar = heartbeat(3, &[]);
+        liar.drives[0].drive = DriveId::at_bootstrap(NodeId(1), 0);
+        liar.drives[0].closed = Some("lie".into());
+        watch.heard(&map, liar);
+        assert_eq!(watch.closed().len(), 1);
+    }
+}
