@@ -1,129 +1,444 @@
 //! Client of the placement service: cached map, buckets and volumes; heartbeats.
+//!
+//! What changes buckets goes as a command with a session straight to the root group; what concerns volumes goes to
+//! its leader's [`Service`](crate::Service). Caches are bounded and safe to be stale: what they lead to is fenced.
+//! Where the root cannot be asked, a stale entry serves on.
 
-use crate::{Bucket, Error, Health, Heartbeat};
-use protocol::{ClusterMap, DriveId, NodeId, SlotIndex, Volume, VolumeId, WriterId};
-use runtime::rpc::Rpc;
-use runtime::time::Instant;
-use std::sync::Arc;
+mod session;
+
+use crate::cache::{Cache, Cached};
+use crate::commands::{Command, Query, Reply};
+use crate::leader::{Ask, HEARTBEAT, Road, Told, error_of};
+use crate::service::{decoded, unexpected};
+use crate::{Bucket, BucketState, Error, Health, Heartbeat};
+use bytes::Bytes;
+use protocol::{ClusterMap, DriveId, NodeId, ROOT, SlotIndex, Volume, VolumeId, VolumeState, WriterId, limits, wire};
+use runtime::rpc::{Class, Rpc};
+use runtime::sync::{Receiver, Sender, channel};
+use runtime::task::Task;
+use runtime::time::{Instant, now, sleep};
+use session::Sessions;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// After so long the root is asked again.
+const AGE_MAX: Duration = Duration::from_secs(5);
+const BUCKETS_MAX: usize = 4096;
+const VOLUMES_MAX: usize = 65_536;
+/// Open volumes are taken from the last answer for so long, in turns.
+const HANDED_AGE_MAX: Duration = Duration::from_secs(1);
+/// And for so long, if the root does not answer within [`PATIENCE`].
+const HANDED_STALE_MAX: Duration = Duration::from_secs(60);
+/// The wait for the root where a stale entry would do.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Reports on their way to the leader.
+const REPORTS_MAX: usize = 64;
+/// One report of a kind in so long.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// The longest that a report is worth sending.
+const REPORT_AGE_MAX: Duration = Duration::from_secs(3);
+/// How often a node looks at its drives' health between heartbeats.
+const PULSE: Duration = Duration::from_millis(250);
+/// Between two attempts at the root group.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Talks to the root group; cheap to clone. Caches are safe to be stale: what they lead to is fenced.
 #[derive(Clone)]
 pub struct Client {
-    _todo: (),
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    groups: consensus::Client,
+    road: Arc<Road>,
+    sessions: Sessions,
+    caches: Mutex<Caches>,
+    reports: Sender<Ask>,
+    _reporter: Task<()>,
+}
+
+struct Caches {
+    map: Option<(Arc<ClusterMap>, Instant)>,
+    buckets: Cache<String, Arc<Bucket>>,
+    volumes: Cache<VolumeId, Arc<Volume>>,
+    handed: Handed,
+    /// What was reported lately, with its epoch and reason left out.
+    reported: Cache<(Option<NodeId>, Option<VolumeId>), ()>,
+}
+
+/// The open volumes of the leader's last answer.
+#[derive(Default)]
+struct Handed {
+    volumes: Vec<Arc<Volume>>,
+    since: Option<Instant>,
+    turn: usize,
 }
 
 impl Client {
     /// `root_nodes` hold the root group's replicas.
     pub fn new(rpc: Rpc, groups: consensus::Client, root_nodes: Vec<NodeId>) -> Client {
-        let _ = (rpc, groups, root_nodes);
-        todo!()
+        let road = Arc::new(Road::new(rpc, root_nodes));
+        let (reports, queue) = channel(REPORTS_MAX);
+        let caches = Caches {
+            map: None,
+            buckets: Cache::new(BUCKETS_MAX, AGE_MAX),
+            volumes: Cache::new(VOLUMES_MAX, AGE_MAX),
+            handed: Handed::default(),
+            reported: Cache::new(REPORTS_MAX * 4, REPORT_EVERY),
+        };
+        let _reporter = runtime::task::spawn(send_reports(road.clone(), queue));
+        let sessions = Sessions::default();
+        Client { inner: Arc::new(Inner { groups, road, sessions, caches: Mutex::new(caches), reports, _reporter }) }
     }
 
     /// A writer id for this start of a gateway. Retries until `deadline`; an id whose reply is lost is burned.
     pub async fn open_writer(&self, deadline: Instant) -> Result<WriterId, Error> {
-        let _ = deadline;
-        todo!()
+        loop {
+            let command = Bytes::from(wire::encode(&Command::OpenWriter));
+            let answer = self.inner.groups.propose(ROOT, None, command, deadline).await.map_err(error_of);
+            let error = match answer.and_then(|answer| decoded(&answer)) {
+                Ok((_, Reply::Writer(writer))) => return Ok(writer),
+                Ok((_, other)) => return Err(unexpected(&other)),
+                Err(error @ (Error::Unavailable(_) | Error::Unknown(_) | Error::Busy)) => error,
+                Err(error) => return Err(error),
+            };
+            pause(deadline, error).await?;
+        }
     }
 
-    /// Send heartbeats of `pulse` every [`protocol::limits::HEARTBEAT`] until the task is dropped.
-    pub fn heartbeat(&self, pulse: impl Fn() -> Heartbeat + Send + Sync + 'static) -> runtime::task::Task<()> {
-        let _ = pulse;
-        todo!()
+    /// Send heartbeats of `pulse` every [`protocol::limits::HEARTBEAT`] until the task is dropped; at once when a
+    /// drive closes or opens. `pulse` is called a few times a second for each root node and must not block.
+    pub fn heartbeat(&self, pulse: impl Fn() -> Heartbeat + Send + Sync + 'static) -> Task<()> {
+        let road = self.inner.road.clone();
+        runtime::task::spawn(async move {
+            // Each root node has a rhythm of its own: one that does not answer delays no other.
+            futures::future::join_all(road.root_nodes().iter().map(|node| send_heartbeats(road.rpc(), *node, &pulse))).await;
+        })
     }
 
     /// The cluster map, at most a few seconds old.
     pub async fn map(&self, deadline: Instant) -> Result<Arc<ClusterMap>, Error> {
-        let _ = deadline;
-        todo!()
+        let known = self.caches().map.clone();
+        if let Some((map, since)) = &known
+            && now().saturating_duration_since(*since) < AGE_MAX
+        {
+            return Ok(map.clone());
+        }
+        let fetched = loop {
+            match self.query(Query::Bootstrap, patience(known.is_some(), deadline)).await {
+                Ok(Reply::Bootstrap(Some(bootstrap))) => break Ok(Arc::new(bootstrap.map)),
+                Ok(Reply::Bootstrap(None)) => pause(deadline, Error::Unavailable("the cluster is not founded yet".into())).await?,
+                Ok(other) => return Err(unexpected(&other)),
+                Err(error) => break Err(error),
+            }
+        };
+        let map = or_stale(fetched, known.map(|(map, _)| map))?;
+        self.caches().map = Some((map.clone(), now()));
+        Ok(map)
     }
 
     /// Begin or go on with the creation of `name`: state Creating under a new attempt. Fails with
-    /// [`Error::BucketExists`] if it is live.
+    /// [`Error::BucketExists`] if it is live or being deleted.
     pub async fn begin_create_bucket(&self, name: &str, owner: &str, created_ms: u64, deadline: Instant) -> Result<Bucket, Error> {
-        let _ = (name, owner, created_ms, deadline);
-        todo!()
+        let (name, owner) = (name.to_string(), owner.to_string());
+        self.bucket_command(Command::BeginCreateBucket { name, owner, created_ms }, deadline).await
     }
 
     /// Every partition opened it under `attempt`: make it live.
     pub async fn finish_create_bucket(&self, name: &str, attempt: u64, deadline: Instant) -> Result<(), Error> {
-        let _ = (name, attempt, deadline);
-        todo!()
+        self.done(name, Command::FinishCreateBucket { name: name.to_string(), attempt }, deadline).await
     }
 
     /// Begin a deletion under a new attempt: state Deleting.
     pub async fn begin_delete_bucket(&self, name: &str, deadline: Instant) -> Result<Bucket, Error> {
-        let _ = (name, deadline);
-        todo!()
+        self.forget_bucket(name);
+        let begun = self.bucket_command(Command::BeginDeleteBucket { name: name.to_string() }, deadline).await;
+        self.forget_bucket(name);
+        begun
     }
 
     /// Every partition is closed and empty under `attempt`: remove the bucket (`removed`), or it is not empty and
     /// was reopened everywhere: make it live again.
     pub async fn finish_delete_bucket(&self, name: &str, attempt: u64, removed: bool, deadline: Instant) -> Result<(), Error> {
-        let _ = (name, attempt, removed, deadline);
-        todo!()
+        self.done(name, Command::FinishDeleteBucket { name: name.to_string(), attempt, removed }, deadline).await
     }
 
     /// The bucket, possibly cached (partitions refuse incarnations that they do not hold open); absence and
-    /// states other than Live are always asked of the root, linearizably.
+    /// states other than Live are always asked of the root, linearizably. One in state Creating does not exist yet:
+    /// [`Error::NoSuchBucket`]. One in state Deleting is returned as such.
     pub async fn bucket(&self, name: &str, deadline: Instant) -> Result<Arc<Bucket>, Error> {
-        let _ = (name, deadline);
-        todo!()
+        let stale = match self.caches().buckets.get(&name.to_string(), now()) {
+            Cached::Fresh(bucket) => return Ok(bucket),
+            Cached::Stale(bucket) => Some(bucket),
+            Cached::Absent => None,
+        };
+        let fetched = match self.query(Query::Bucket { name: name.to_string() }, patience(stale.is_some(), deadline)).await {
+            Ok(Reply::Bucket(Bucket { state: BucketState::Creating, .. })) => Err(Error::NoSuchBucket),
+            Ok(Reply::Bucket(bucket)) => Ok(Arc::new(bucket)),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => Err(error),
+        };
+        let bucket = or_stale(fetched, stale).inspect_err(|_| self.forget_bucket(name))?;
+        if bucket.state == BucketState::Live {
+            self.caches().buckets.put(name.to_string(), bucket.clone(), now());
+        } else {
+            self.forget_bucket(name);
+        }
+        Ok(bucket)
     }
 
     /// Forget the cached bucket: a partition said that it is not open.
     pub fn forget_bucket(&self, name: &str) {
-        let _ = name;
-        todo!()
+        self.caches().buckets.forget(name);
     }
 
-    /// Live buckets with names after `after` in order, at most `max`; linearizable.
+    /// Buckets that exist (Live, or Deleting until removed) with names after `after` in order, at most `max` and at
+    /// most 1000; linearizable. An empty page is the end.
     pub async fn list_buckets(&self, after: &str, max: u32, deadline: Instant) -> Result<Vec<Bucket>, Error> {
-        let _ = (after, max, deadline);
-        todo!()
+        match self.query(Query::Buckets { after: after.to_string(), max }, deadline).await? {
+            Reply::Buckets(buckets) => Ok(buckets),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// An open volume of class STANDARD that uses none of `avoid` and no suspected node or closed drive; chosen
     /// among the open ones, or a new one: then in state Building, whose slots the caller creates before
-    /// [`volume_built`](Self::volume_built).
+    /// [`volume_built`](Self::volume_built). Two callers may be given the same one to build: both may.
+    ///
+    /// [`Error::CannotPlace`] names also drives that are merely avoided: a caller that avoids some for slowness only
+    /// may ask again without.
     pub async fn volume_for_writing(&self, avoid: &[DriveId], deadline: Instant) -> Result<Arc<Volume>, Error> {
-        let _ = (avoid, deadline);
-        todo!()
+        if let Some(volume) = self.caches().handed.take(avoid, HANDED_AGE_MAX) {
+            return Ok(volume);
+        }
+        let spare = self.caches().handed.take(avoid, HANDED_STALE_MAX);
+        let answer = self.inner.road.ask(&Ask::Volumes { avoid: avoid.to_vec() }, patience(spare.is_some(), deadline)).await;
+        let volumes = match answer {
+            Ok(Told::Volumes(volumes)) => Ok(volumes.into_iter().map(Arc::new).collect::<Vec<_>>()),
+            Ok(other) => Err(Error::Malformed(format!("unexpected answer {other:?}"))),
+            Err(error) => Err(error),
+        };
+        let volumes = or_stale(volumes, spare.map(|volume| vec![volume]))?;
+        let first = volumes.first().cloned().ok_or_else(|| Error::Malformed("no volume in the answer".into()))?;
+        let mut caches = self.caches();
+        for volume in volumes.iter().filter(|volume| volume.state != VolumeState::Building) {
+            caches.volumes.put(volume.id, volume.clone(), now());
+        }
+        // A list with all that the leader has to hand: not one made for this caller alone.
+        if volumes.len() > 1 {
+            caches.handed = Handed { volumes, since: Some(now()), turn: 1 };
+        }
+        Ok(first)
     }
 
-    /// Every slot of the volume exists durably: it may open.
+    /// Every slot of the volume exists durably: it may open. [`Error::Refused`] if it was sealed meanwhile: take another.
     pub async fn volume_built(&self, volume: VolumeId, deadline: Instant) -> Result<Arc<Volume>, Error> {
-        let _ = (volume, deadline);
-        todo!()
+        match self.inner.road.ask(&Ask::Built { volume }, deadline).await? {
+            Told::Volume(volume) => Ok(self.keep(volume)),
+            other => Err(Error::Malformed(format!("unexpected answer {other:?}"))),
+        }
     }
 
     /// The layout of a volume, possibly cached.
     pub async fn volume(&self, volume: VolumeId, deadline: Instant) -> Result<Arc<Volume>, Error> {
-        let _ = (volume, deadline);
-        todo!()
+        let stale = match self.caches().volumes.get(&volume, now()) {
+            Cached::Fresh(volume) => return Ok(volume),
+            Cached::Stale(volume) => Some(volume),
+            Cached::Absent => None,
+        };
+        let fetched = self.fetch_volume(volume, patience(stale.is_some(), deadline)).await;
+        let volume = or_stale(fetched, stale)?;
+        // Also a stale one counts as new again: else every read waited for a root that does not answer.
+        self.caches().volumes.put(volume.id, volume.clone(), now());
+        Ok(volume)
     }
 
     /// Forget the cached layout and fetch it again.
     pub async fn refresh_volume(&self, volume: VolumeId, deadline: Instant) -> Result<Arc<Volume>, Error> {
-        let _ = (volume, deadline);
-        todo!()
+        self.caches().forget_volume(volume);
+        self.fetch_volume(volume, deadline).await
     }
 
     /// A slot failed for good (drive closed, shard refused as sealed or full): the root seals the volume under a
     /// raised epoch. The caller does not wait for it.
     pub fn report_slot(&self, volume: VolumeId, slot: SlotIndex, reason: &str) {
-        let _ = (volume, slot, reason);
-        todo!()
+        let mut caches = self.caches();
+        let epoch = match caches.volumes.get(&volume, now()) {
+            Cached::Fresh(volume) | Cached::Stale(volume) => Some(volume.epoch),
+            Cached::Absent => None,
+        };
+        caches.forget_volume(volume);
+        let ask = Ask::Slot { volume, epoch, slot, reason: reason.to_string() };
+        self.report(&mut caches, (None, Some(volume)), ask);
     }
 
     /// A node could not be reached: counts at once as a suspicion until its next heartbeat.
     pub fn report_unreachable(&self, node: NodeId) {
-        let _ = node;
-        todo!()
+        let mut caches = self.caches();
+        caches.handed.volumes.retain(|volume| volume.slots.iter().all(|slot| slot.node != node));
+        self.report(&mut caches, (Some(node), None), Ask::Unreachable { node });
     }
 
     /// Health as the root's leader sees it.
     pub async fn health(&self, deadline: Instant) -> Result<Health, Error> {
-        let _ = deadline;
-        todo!()
+        match self.inner.road.ask(&Ask::Health, deadline).await? {
+            Told::Health(health) => Ok(health),
+            other => Err(Error::Malformed(format!("unexpected answer {other:?}"))),
+        }
+    }
+
+    /// Hand a report to the reporter, unless the same was handed over just now or too many wait.
+    fn report(&self, caches: &mut Caches, what: (Option<NodeId>, Option<VolumeId>), ask: Ask) {
+        if matches!(caches.reported.get(&what, now()), Cached::Fresh(())) {
+            return;
+        }
+        match self.inner.reports.try_send(ask) {
+            Ok(()) => caches.reported.put(what, (), now()),
+            Err(_) => runtime::probe!("placement: a report was dropped"),
+        }
+    }
+
+    async fn fetch_volume(&self, volume: VolumeId, deadline: Instant) -> Result<Arc<Volume>, Error> {
+        match self.query(Query::Volume { volume }, deadline).await? {
+            Reply::Volume(volume) => Ok(self.keep(volume)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Cache a volume as the root says it is. One that is being built is about to change.
+    fn keep(&self, volume: Volume) -> Arc<Volume> {
+        let volume = Arc::new(volume);
+        let mut caches = self.caches();
+        match volume.state {
+            VolumeState::Building => {}
+            VolumeState::Open => caches.volumes.put(volume.id, volume.clone(), now()),
+            VolumeState::Sealed => {
+                caches.forget_volume(volume.id);
+                caches.volumes.put(volume.id, volume.clone(), now());
+            }
+        }
+        volume
+    }
+
+    async fn bucket_command(&self, command: Command, deadline: Instant) -> Result<Bucket, Error> {
+        match self.command(command, deadline).await? {
+            Reply::Bucket(bucket) => Ok(bucket),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn done(&self, name: &str, command: Command, deadline: Instant) -> Result<(), Error> {
+        let reply = self.command(command, deadline).await;
+        self.forget_bucket(name);
+        match reply? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Propose with a session, so that a retry is applied once and a late duplicate never. What was certainly not
+    /// applied is proposed again, as another command, until `deadline`.
+    async fn command(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
+        let bytes = Bytes::from(wire::encode(&command));
+        loop {
+            let turn = self.inner.sessions.begin(async || self.open_writer(deadline).await).await?;
+            let answer = self.inner.groups.propose(ROOT, Some(turn.session()), bytes.clone(), deadline).await.map_err(error_of);
+            drop(turn);
+            match answer.and_then(|answer| decoded(&answer)) {
+                Ok((_, reply)) => return Ok(reply),
+                Err(error @ (Error::Unavailable(_) | Error::Busy)) => pause(deadline, error).await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn query(&self, query: Query, deadline: Instant) -> Result<Reply, Error> {
+        let bytes = Bytes::from(wire::encode(&query));
+        loop {
+            let answer = self.inner.groups.read(ROOT, bytes.clone(), deadline).await.map_err(error_of);
+            match answer.and_then(|answer| decoded(&answer)) {
+                Ok((_, reply)) => return Ok(reply),
+                Err(error @ (Error::Unavailable(_) | Error::Unknown(_) | Error::Busy)) => pause(deadline, error).await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn caches(&self) -> MutexGuard<'_, Caches> {
+        self.inner.caches.lock().expect("nothing panics under this lock")
+    }
+}
+
+impl Caches {
+    fn forget_volume(&mut self, volume: VolumeId) {
+        self.volumes.forget(&volume);
+        self.handed.volumes.retain(|handed| handed.id != volume);
+    }
+}
+
+impl Handed {
+    /// The next volume that uses none of `avoid`, if the list is no older than `age_max`.
+    fn take(&mut self, avoid: &[DriveId], age_max: Duration) -> Option<Arc<Volume>> {
+        if now().saturating_duration_since(self.since?) >= age_max || self.volumes.is_empty() {
+            return None;
+        }
+        let start = self.turn % self.volumes.len();
+        self.turn = self.turn.wrapping_add(1);
+        let mut in_turn = self.volumes[start..].iter().chain(&self.volumes[..start]);
+        in_turn.find(|volume| volume.slots.iter().all(|slot| !avoid.contains(&slot.drive))).cloned()
+    }
+}
+
+/// What was fetched, or where the root could not be asked what was known before.
+fn or_stale<T>(fetched: Result<T, Error>, stale: Option<T>) -> Result<T, Error> {
+    match (fetched, stale) {
+        (Err(Error::Unavailable(_) | Error::Unknown(_) | Error::Busy), Some(stale)) => {
+            runtime::probe!("placement: a stale answer served while the root could not be asked");
+            Ok(stale)
+        }
+        (fetched, _) => fetched,
+    }
+}
+
+/// Until when to wait for the root: not long, if a stale entry would do.
+fn patience(stale: bool, deadline: Instant) -> Instant {
+    if stale { deadline.min(now() + PATIENCE) } else { deadline }
+}
+
+/// Wait a little before the next attempt, or fail with `error` if there is no time for one.
+async fn pause(deadline: Instant, error: Error) -> Result<(), Error> {
+    if now() + PAUSE >= deadline {
+        return Err(error);
+    }
+    sleep(PAUSE).await;
+    Ok(())
+}
+
+/// Carries reports to the leader, one after another; what cannot be said in time is not worth saying.
+async fn send_reports(road: Arc<Road>, mut queue: Receiver<Ask>) {
+    while let Some(ask) = queue.recv().await {
+        if let Err(error) = road.ask(&ask, now() + REPORT_AGE_MAX).await {
+            tracing::warn!(?ask, %error, "a report did not reach the root's leader");
+        }
+    }
+}
+
+async fn send_heartbeats(rpc: &Rpc, to: NodeId, pulse: &(impl Fn() -> Heartbeat + Send + Sync)) {
+    let mut last: Option<(Instant, Vec<bool>)> = None;
+    loop {
+        let heartbeat = pulse();
+        let closed: Vec<bool> = heartbeat.drives.iter().map(|drive| drive.closed.is_some()).collect();
+        let due = last.as_ref().is_none_or(|(sent, said)| *said != closed || now().saturating_duration_since(*sent) >= limits::HEARTBEAT);
+        if due {
+            let sent = now();
+            let meta = Bytes::from(wire::encode(&heartbeat));
+            let deadline = sent + limits::HEARTBEAT;
+            match rpc.call(to, Class::Control, HEARTBEAT, 0, meta, Vec::new(), deadline).await {
+                Ok(_) => last = Some((sent, closed)),
+                // Said to nobody: the change is said again.
+                Err(error) => tracing::debug!(%to, %error, "a heartbeat was lost"),
+            }
+        }
+        sleep(PULSE).await;
     }
 }

@@ -97,14 +97,15 @@ impl OpenVolumes {
         self.to_seal.iter().take(max).map(|(volume, (epoch, why))| (*volume, *epoch, why.clone())).collect()
     }
 
-    /// Decide for a writer that avoids `avoid`, on drives of which `unusable` can take nothing.
+    /// Decide for a writer that avoids `avoid`, on drives of which `unusable` can take nothing. With [`Decision::Create`]
+    /// come the open volumes that it may have if none can be created now.
     pub fn decide(
         &mut self,
         bootstrap: &Bootstrap,
         allocator: &Allocator,
         unusable: &BTreeMap<DriveId, Unusable>,
         avoid: &BTreeSet<DriveId>,
-    ) -> Result<Decision, Error> {
+    ) -> Result<(Decision, Vec<Volume>), Error> {
         let mut excluded = unusable.clone();
         for drive in avoid {
             excluded.entry(*drive).or_insert(Unusable::Avoided);
@@ -124,16 +125,16 @@ impl OpenVolumes {
             let start = self.turn % open.len();
             let handed = open[start..].iter().chain(&open[..start]).take(HANDED_MAX).map(|volume| (*volume).clone()).collect();
             self.turn = self.turn.wrapping_add(1);
-            return Ok(Decision::Hand(handed));
+            return Ok((Decision::Hand(handed), Vec::new()));
         }
         if welcome.len() >= OPEN_MIN || healthy.len() >= OPEN_MAX {
             // Enough are on their way, or too many lie about: build along, or write where one can.
             let any = building.or(open.first().copied());
-            return any.map(|volume| Decision::Hand(vec![volume.clone()])).ok_or(Error::Busy);
+            return any.map(|volume| (Decision::Hand(vec![volume.clone()]), Vec::new())).ok_or(Error::Busy);
         }
         let drives: BTreeSet<_> = excluded.keys().copied().collect();
         match allocator.choose(choice.scheme.total(), self.created + 1, &drives) {
-            Ok(slots) => Ok(Decision::Create { choice, slots }),
+            Ok(slots) => Ok((Decision::Create { choice, slots }, open.into_iter().cloned().collect())),
             // The scheme was chosen for as many drives as there are.
             Err(shortage) => Err(Error::Unavailable(format!("{} drives of {} needed", shortage.usable, shortage.needed))),
         }
@@ -159,7 +160,8 @@ mod tests {
         }
 
         fn decide(&mut self, unusable: &BTreeMap<DriveId, Unusable>, avoid: &[DriveId]) -> Result<Decision, Error> {
-            self.volumes.decide(&self.bootstrap, &self.allocator, unusable, &avoid.iter().copied().collect())
+            let avoid = avoid.iter().copied().collect();
+            self.volumes.decide(&self.bootstrap, &self.allocator, unusable, &avoid).map(|(decision, _)| decision)
         }
 
         /// Ask, and build at once what is to be made.
