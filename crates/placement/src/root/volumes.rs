@@ -168,7 +168,7 @@ mod tests {
         let open = volume(&mut model, Command::VolumeBuilt { volume: made.id });
         assert_eq!((open.state, open.epoch), (VolumeState::Open, Epoch(1)));
         assert_eq!(volume(&mut model, Command::VolumeBuilt { volume: made.id }), open);
-        assert_eq!(unsealed(&model).volumes, [open.clone()]);
+        assert_eq!(unsealed(&model).volumes, std::slice::from_ref(&open));
         let sealed = volume(&mut model, Command::SealVolume { volume: made.id, epoch: Epoch(1) });
         assert_eq!((sealed.state, sealed.epoch), (VolumeState::Sealed, Epoch(2)));
         assert_eq!(model.query(Query::Volume { volume: made.id }).result, Ok(Reply::Volume(sealed)));
