@@ -145,7 +145,16 @@ impl Chunking {
 
 enum Framing {
     Plain,
-    Chunked { chunking: Chunking, number: u64, previous: String, sum: Option<Sum>, ended: bool },
+    Chunked(Box<Chunked>),
+}
+
+/// An aws-chunked body under way.
+struct Chunked {
+    chunking: Chunking,
+    number: u64,
+    previous: String,
+    sum: Option<Sum>,
+    ended: bool,
 }
 
 /// What to do to a body while it is sent.
@@ -180,7 +189,7 @@ impl Outgoing {
             Some(chunking) => {
                 let previous = chunking.signer.as_ref().map_or_else(String::new, |(_, seed)| seed.clone());
                 let sum = chunking.trailer.map(Checksum::start);
-                Framing::Chunked { chunking, number: 0, previous, sum, ended: false }
+                Framing::Chunked(Box::new(Chunked { chunking, number: 0, previous, sum, ended: false }))
             }
         };
         Outgoing { pieces: Pieces { source, at: 0 }, framing, manner, buffered: Bytes::new(), sent: 0, waiting: None }
@@ -190,54 +199,62 @@ impl Outgoing {
     fn refill(&mut self) -> Option<Bytes> {
         match &mut self.framing {
             Framing::Plain => self.pieces.next(PIECE_BYTES),
-            Framing::Chunked { ended: true, .. } => None,
-            Framing::Chunked { chunking, number, previous, sum, ended } => {
-                let mut out = BytesMut::new();
-                let data = self.pieces.next(chunking.chunk_bytes);
-                if data.is_none() {
-                    *ended = true;
-                    if chunking.omit_last_chunk {
-                        return None;
-                    }
-                }
-                let data = data.unwrap_or_default();
-                out.put_slice(format!("{:x}", data.len()).as_bytes());
-                if let Some((signer, _)) = &chunking.signer {
-                    *previous = signer.chunk(previous, &data);
-                    let mut shown = previous.clone();
-                    if chunking.spoil_chunk == Some(*number) {
-                        let first = if shown.starts_with('0') { "1" } else { "0" };
-                        shown.replace_range(0..1, first);
-                    }
-                    out.put_slice(format!(";chunk-signature={shown}").as_bytes());
-                }
-                *number += 1;
-                out.put_slice(b"\r\n");
-                if !*ended {
-                    if let Some(sum) = sum {
-                        sum.update(&data);
-                    }
-                    out.put_slice(&data);
-                    out.put_slice(b"\r\n");
-                    return Some(out.freeze());
-                }
-                if let (Some(checksum), Some(sum), false) = (chunking.trailer, sum.take(), chunking.omit_trailer) {
-                    let value = chunking.trailer_value.clone().unwrap_or_else(|| sum.finish());
-                    out.put_slice(format!("{}:{value}\r\n", checksum.header()).as_bytes());
-                    if let Some((signer, _)) = &chunking.signer {
-                        let signature = signer.trailer(previous, &format!("{}:{value}\n", checksum.header()));
-                        out.put_slice(format!("x-amz-trailer-signature:{signature}\r\n").as_bytes());
-                    }
-                }
-                out.put_slice(b"\r\n");
-                Some(out.freeze())
-            }
+            Framing::Chunked(chunked) => chunked.refill(&mut self.pieces),
         }
     }
 
     /// Whether there is nothing to send at all.
     fn is_nothing(&self) -> bool {
         matches!(self.framing, Framing::Plain) && self.pieces.source.length() == 0 && self.manner.abort_after.is_none()
+    }
+}
+
+impl Chunked {
+    /// The next chunk, framed; `None` after the last.
+    fn refill(&mut self, pieces: &mut Pieces) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let chunking = &self.chunking;
+        let data = pieces.next(chunking.chunk_bytes);
+        if data.is_none() {
+            self.ended = true;
+            if chunking.omit_last_chunk {
+                return None;
+            }
+        }
+        let data = data.unwrap_or_default();
+        let mut out = BytesMut::with_capacity(data.len() + 256);
+        out.put_slice(format!("{:x}", data.len()).as_bytes());
+        if let Some((signer, _)) = &chunking.signer {
+            self.previous = signer.chunk(&self.previous, &data);
+            let mut shown = self.previous.clone();
+            if chunking.spoil_chunk == Some(self.number) {
+                let first = if shown.starts_with('0') { "1" } else { "0" };
+                shown.replace_range(0..1, first);
+            }
+            out.put_slice(format!(";chunk-signature={shown}").as_bytes());
+        }
+        self.number += 1;
+        out.put_slice(b"\r\n");
+        if !self.ended {
+            if let Some(sum) = &mut self.sum {
+                sum.update(&data);
+            }
+            out.put_slice(&data);
+            out.put_slice(b"\r\n");
+            return Some(out.freeze());
+        }
+        if let (Some(checksum), Some(sum), false) = (chunking.trailer, self.sum.take(), chunking.omit_trailer) {
+            let value = chunking.trailer_value.clone().unwrap_or_else(|| sum.finish());
+            out.put_slice(format!("{}:{value}\r\n", checksum.header()).as_bytes());
+            if let Some((signer, _)) = &chunking.signer {
+                let signature = signer.trailer(&self.previous, &format!("{}:{value}\n", checksum.header()));
+                out.put_slice(format!("x-amz-trailer-signature:{signature}\r\n").as_bytes());
+            }
+        }
+        out.put_slice(b"\r\n");
+        Some(out.freeze())
     }
 }
 
