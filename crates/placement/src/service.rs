@@ -21,8 +21,10 @@ use std::time::Duration;
 
 /// Interval at which the leader counts silence and looks for work.
 const TICK: Duration = Duration::from_millis(500);
-/// The list of unsealed volumes is fetched again when it is as old as this.
+/// The list of unsealed volumes is fetched again when somebody asks and it is as old as this.
 const REFRESH: Duration = Duration::from_secs(1);
+/// And when it is as old as this, though nobody asks: all changes pass through the leader, so an idle one may be idle.
+const REFRESH_IDLE: Duration = Duration::from_secs(30);
 /// The longest that the leader waits for its own group in its own work.
 const WORK: Duration = Duration::from_secs(2);
 /// The longest that a writer waits for another volume to be entered while it could have one that is open.
@@ -119,7 +121,7 @@ async fn work(inner: Arc<Inner>) {
             // Only time led in this term counts, and of a pause no more than a tick.
             inner.state().watch.tick(elapsed);
         }
-        if let Err(error) = inner.prepare(now() + WORK).await {
+        if let Err(error) = inner.prepare_within(REFRESH_IDLE, now() + WORK).await {
             tracing::debug!(%error, "the root's leader cannot read its group yet");
             continue;
         }
@@ -299,8 +301,12 @@ impl Inner {
         self.root_voters.get(&root.leader?).copied()
     }
 
-    /// Have the stored cluster and a list of volumes that is not too old.
+    /// Have the stored cluster and a list of volumes that is not too old for an answer.
     async fn prepare(&self, deadline: Instant) -> Result<(), Error> {
+        self.prepare_within(REFRESH, deadline).await
+    }
+
+    async fn prepare_within(&self, age_max: Duration, deadline: Instant) -> Result<(), Error> {
         let (founded, refreshed) = {
             let state = self.state();
             (state.founded.is_some(), state.refreshed)
@@ -308,7 +314,7 @@ impl Inner {
         if !founded {
             self.found(deadline).await?;
         }
-        if refreshed.is_some_and(|at| now().saturating_duration_since(at) < REFRESH) {
+        if refreshed.is_some_and(|at| now().saturating_duration_since(at) < age_max) {
             return Ok(());
         }
         let asked = now();

@@ -39,11 +39,13 @@ pub(super) fn create(
     }
     counters.volume += 1;
     counters.volumes_at_risk += u64::from(at_risk);
-    // A volume that opens before its slots are durable takes blobs that a power cut loses with the slot's file.
-    let state = if runtime::planted("volume-opens-before-built") { VolumeState::Open } else { VolumeState::Building };
-    let id = VolumeId(counters.volume);
+    let (id, state) = (VolumeId(counters.volume), VolumeState::Building);
     let volume = Volume { id, scheme, epoch: Epoch(1), generation: Generation(0), state, slots, at_risk };
     store(rows, &volume);
+    if runtime::planted("volume-opens-before-built") {
+        // Others write before its slots are durable; if its builder dies now, it is open without slots.
+        store(rows, &Volume { state: VolumeState::Open, ..volume.clone() });
+    }
     rows.put(&numbered(UNSEALED, id.0), &[]);
     Ok(Verdict::Changed(Reply::Volume(volume)))
 }
