@@ -14,7 +14,7 @@ pub use record::{block_checksum, block_count, verify_blocks};
 pub use recovery::{Damage, DamagedRange};
 pub use slot::{LIST_PAGE_MAX, Slot};
 pub use slot_file::{Blocks, Operation, SlotFile, Written, file_name};
-pub use superblock::{Found, Identity, format, inspect, mount, verify_mounted};
+pub use superblock::{Found, Identity, format, inspect, mount};
 
 use protocol::Epoch;
 

@@ -54,9 +54,13 @@ pub enum Operation {
         bytes: Bytes,
     },
     /// Take no more shards, under this epoch.
-    Fence { epoch: Epoch },
+    Fence {
+        epoch: Epoch,
+    },
     /// Take shards again under this epoch, greater than the present one.
-    Reopen { epoch: Epoch },
+    Reopen {
+        epoch: Epoch,
+    },
 }
 
 /// The outcome of an [`Operation`]: what was asked for is durable, or nothing was changed.
@@ -99,8 +103,7 @@ impl SlotFile {
         file.sync()?;
         disk.rename(&unfinished, &name)?;
         disk.sync_dir("slots")?;
-        let state =
-            State { epoch, sealed: false, sequence: 1, end: RECORDS_START, catalog: Catalog::default(), damage: Damage::default() };
+        let state = State { epoch, sealed: false, sequence: 1, end: RECORDS_START, catalog: Catalog::default(), damage: Damage::default() };
         Ok(SlotFile { disk: disk.clone(), file, name, frame, writing: Mutex::new(()), state: Mutex::new(state) })
     }
 

@@ -24,9 +24,13 @@ pub enum Found {
     /// No superblock and nothing else: an empty folder, or a mount point without its mount.
     Empty,
     /// No superblock, but files.
-    Foreign { example: String },
+    Foreign {
+        example: String,
+    },
     /// A superblock of which no copy is intact.
-    Corrupt { detail: String },
+    Corrupt {
+        detail: String,
+    },
     Formatted(Identity),
 }
 
@@ -109,6 +113,7 @@ pub fn format(disk: &Arc<dyn Disk>, cluster: ClusterId, drive: DriveId) -> Resul
 }
 
 /// Check that this is `drive` of `cluster`, and raise its mount number durably. Every refusal says what to do.
+/// From then on [`Disk::verify`] compares the superblocks with what the path shows.
 pub fn mount(disk: &Arc<dyn Disk>, cluster: ClusterId, drive: DriveId) -> Result<Identity, Error> {
     let refuse = |detail: String| Err(Error::Refused { drive: disk.label().to_string(), detail });
     match inspect(disk)? {
@@ -158,23 +163,12 @@ pub fn mount(disk: &Arc<dyn Disk>, cluster: ClusterId, drive: DriveId) -> Result
     file.write_at(0, &encode(&Superblock { sequence: newest.sequence + raise, identity }))?;
     file.sync()?;
     disk.sync_dir("")?;
+    for (name, copy) in COPIES.iter().zip(&copies) {
+        if *name == COPIES[other] || !matches!(copy, Copy::Missing) {
+            disk.watch(name)?;
+        }
+    }
     Ok(identity)
-}
-
-/// Close the drive if its path no longer shows the superblock that was mounted: the folder was removed, replaced or
-/// unmounted, and what is written to open files would be lost.
-pub fn verify_mounted(disk: &Arc<dyn Disk>, mounted: &Identity) -> Result<(), Error> {
-    let found = inspect(disk);
-    let reason = match found {
-        Ok(Found::Formatted(identity)) if identity == *mounted => return Ok(()),
-        Ok(Found::Formatted(identity)) if identity.uuid == mounted.uuid => "it was mounted a second time by another process".to_string(),
-        Ok(Found::Formatted(identity)) => format!("its path shows drive {} of cluster {} now", identity.drive, identity.cluster),
-        Ok(Found::Empty | Found::Foreign { .. }) => "its path shows no drive any more".to_string(),
-        Ok(Found::Corrupt { detail }) => format!("its superblock was damaged: {detail}"),
-        Err(error) => error.to_string(),
-    };
-    disk.close(&reason);
-    Err(Error::Refused { drive: disk.label().to_string(), detail: format!("{reason}. Bring it back to be mounted again") })
 }
 
 fn newest(copies: &[Copy; 2]) -> Option<(usize, Superblock)> {
@@ -259,7 +253,7 @@ mod tests {
                      00000000000000000500000000000000";
         assert_eq!(hex(&sector[..72]), start);
         assert!(sector[72..508].iter().all(|&byte| byte == 0));
-        assert_eq!(hex(&sector[508..]), "GOLDEN");
+        assert_eq!(hex(&sector[508..]), "295bb918");
     }
 
     fn hex(bytes: &[u8]) -> String {
