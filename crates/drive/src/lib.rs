@@ -13,7 +13,7 @@ pub use crate::drive::{Drive, DriveUsage};
 pub use record::{block_checksum, block_count, verify_blocks};
 pub use recovery::{Damage, DamagedRange};
 pub use slot::{LIST_PAGE_MAX, Slot};
-pub use slot_file::{Blocks, Operation, SlotFile, Written, file_name};
+pub use slot_file::{Blocks, Operation, Page, SlotFile, Written, file_name};
 pub use superblock::{Found, Identity, format, inspect, mount};
 
 use protocol::Epoch;

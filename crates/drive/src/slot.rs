@@ -3,7 +3,7 @@
 //! Invariants: at most one commit of a slot is under way; what waits is bounded in bytes and number; an operation
 //! that nobody waits for any more is dropped before it starts, never in the middle.
 
-use crate::slot_file::{Blocks, Operation, SlotFile, Written};
+use crate::slot_file::{Blocks, Operation, Page, SlotFile, Written};
 use crate::{Damage, Refusal};
 use bytes::Bytes;
 use protocol::layout::{ShardHeader, SlotAddress};
@@ -97,9 +97,9 @@ impl Slot {
         disk::run(&self.disk, move || file.read(blob, first, count)).await
     }
 
-    /// A page of at most [`LIST_PAGE_MAX`] shards after `after`, and whether the list is intact. Only while the slot is
-    /// fenced at `epoch`: then no shard can be added between two pages.
-    pub async fn list(&self, epoch: Epoch, after: Option<BlobId>) -> Result<(Vec<(BlobId, ShardHeader)>, bool), Refusal> {
+    /// A page of at most [`LIST_PAGE_MAX`] shards after `after`. Only while the slot is fenced at `epoch`: then no shard
+    /// can be added between two pages.
+    pub async fn list(&self, epoch: Epoch, after: Option<BlobId>) -> Result<Page, Refusal> {
         self.open()?;
         let file = self.file.clone();
         disk::run(&self.disk, move || {

@@ -75,6 +75,16 @@ pub struct Blocks {
     pub bytes: Bytes,
 }
 
+/// A page of a slot's list.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub shards: Vec<(BlobId, ShardHeader)>,
+    /// Nothing is known to be missing: only then does an absence count.
+    pub intact: bool,
+    /// Where the next page goes on, if there may be one.
+    pub next: Option<BlobId>,
+}
+
 /// Name of a slot's file on its drive.
 pub fn file_name(at: SlotAddress) -> String {
     format!("slots/{:016x}-{:08x}-{:02x}.slot", at.volume.0, at.generation.0, at.slot.0)
@@ -367,15 +377,15 @@ impl SlotFile {
         Ok(Blocks { header: shard.header, checksums, bytes })
     }
 
-    /// At most `limit` shards after `after`, in order, and whether the slot is known to hold no others that cannot be
-    /// told any more: an absence from a list counts only then.
-    pub fn list(&self, after: Option<BlobId>, limit: usize) -> Result<(Vec<(BlobId, ShardHeader)>, bool), Refusal> {
-        let (page, mut intact) = {
+    /// At most `limit` shards after `after`, in order.
+    pub fn list(&self, after: Option<BlobId>, limit: usize) -> Result<Page, Refusal> {
+        let (entries, mut intact) = {
             let state = self.state();
             (state.catalog.page(after, limit), state.damage.count == 0)
         };
-        let mut shards = Vec::with_capacity(page.len());
-        for (blob, entry) in page {
+        let next = entries.last().filter(|_| entries.len() == limit).map(|(blob, _)| *blob);
+        let mut shards = Vec::with_capacity(entries.len());
+        for (blob, entry) in entries {
             let head = self.read_bytes(entry.offset, entry.header_bytes as usize);
             match head.and_then(|head| self.decode_shard(blob, entry.offset, &head)) {
                 Ok(shard) => shards.push((blob, shard.header)),
@@ -383,7 +393,7 @@ impl SlotFile {
                 Err(refusal) => return Err(refusal),
             }
         }
-        Ok((shards, intact))
+        Ok(Page { shards, intact, next })
     }
 
     fn read_bytes(&self, offset: u64, bytes: usize) -> Result<Bytes, Refusal> {

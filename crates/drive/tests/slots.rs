@@ -148,10 +148,11 @@ fn a_fence_is_durable_when_answered_and_refuses_every_former_epoch() {
     );
     let slot = open(&disk.after_power_cut(&mut Draw(2)));
     assert_eq!(slot.fence_state(), (Epoch(3), false));
-    let (listed, intact) = slot.list(None, 1000).unwrap();
-    assert_eq!(listed.iter().map(|(blob, _)| blob.counter).collect::<Vec<_>>(), [1, 3]);
-    assert!(intact);
-    assert_eq!(slot.list(Some(blob(1)), 1).unwrap().0, vec![(blob(3), shard(3, 100).0)]);
+    let page = slot.list(None, 1000).unwrap();
+    assert_eq!(page.shards.iter().map(|(blob, _)| blob.counter).collect::<Vec<_>>(), [1, 3]);
+    assert!(page.intact && page.next.is_none());
+    let page = slot.list(Some(blob(1)), 1).unwrap();
+    assert_eq!((page.shards, page.next), (vec![(blob(3), shard(3, 100).0)], Some(blob(3))));
 }
 
 #[test]
@@ -195,7 +196,7 @@ fn rot_of_a_header_loses_one_shard_and_framing_finds_the_next() {
             assert_holds(&slot, counter, counter, 3000);
         }
         assert!(matches!(read_all(&slot, 1, 3000).unwrap_err(), Refusal::Corrupt { .. }), "absence cannot be claimed");
-        assert!(!slot.list(None, 10).unwrap().1, "the list is not intact");
+        assert!(!slot.list(None, 10).unwrap().intact, "the list is not intact");
     }
     // Appending goes on behind the damage, which is reported for ever.
     assert_eq!(open(&disk).write(vec![append(9, 1, 9, 100)]), [Ok(())]);
@@ -255,7 +256,7 @@ fn records_that_a_client_stores_do_not_pass_for_records_when_framing_is_lost() {
     assert_eq!(victim.write(vec![append(6, 1, 6, 10)]), [Ok(())]);
     other.rot(&file_name(AT), RECORDS_START + 3);
     let victim = open(&other);
-    assert_eq!(victim.list(None, 10).unwrap().0.len(), 1);
+    assert_eq!(victim.list(None, 10).unwrap().shards.len(), 1);
     assert_holds(&victim, 6, 6, 10);
 }
 
@@ -334,9 +335,9 @@ fn power_cuts_and_kills_at_any_moment_lose_nothing_that_was_answered() {
             for (&counter, &(shard_seed, bytes)) in &answered {
                 assert_holds(&slot, counter, shard_seed, bytes);
             }
-            let (listed, intact) = slot.list(None, 10_000).unwrap();
-            assert!(intact);
-            for (blob, _) in listed {
+            let page = slot.list(None, 10_000).unwrap();
+            assert!(page.intact);
+            for (blob, _) in page.shards {
                 let (shard_seed, bytes) = sent[&blob.counter];
                 assert_holds(&slot, blob.counter, shard_seed, bytes);
                 // What recovery shows is durable from now on.
