@@ -47,9 +47,13 @@ struct Inner {
     closed: Option<String>,
     /// Changing operations until the power is cut.
     left: Option<u64>,
-    pub syncs: u64,
+    syncs: u64,
     capacity: u64,
+    /// Jobs wait here while the drive stalls.
+    stalled: Option<Vec<Job>>,
 }
+
+type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Clone)]
 pub struct MemoryDisk(Arc<Mutex<Inner>>);
@@ -130,6 +134,17 @@ impl MemoryDisk {
 
     pub fn syncs(&self) -> u64 {
         self.inner().syncs
+    }
+
+    /// Jobs wait from now on.
+    pub fn stall(&self) {
+        self.inner().stalled.get_or_insert_default();
+    }
+
+    /// Do what waits, and stall no more.
+    pub fn go_on(&self) {
+        let stalled = self.inner().stalled.take();
+        stalled.into_iter().flatten().for_each(|job| job());
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -282,8 +297,15 @@ impl Disk for MemoryDisk {
         self.inner().closed.clone()
     }
 
-    fn submit(&self, job: Box<dyn FnOnce() + Send>) {
-        job();
+    fn submit(&self, job: Job) {
+        let mut inner = self.inner();
+        match &mut inner.stalled {
+            Some(stalled) => stalled.push(job),
+            None => {
+                drop(inner);
+                job();
+            }
+        }
     }
 
     fn take_cost(&self) -> Duration {
