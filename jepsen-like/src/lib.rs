@@ -1,7 +1,4 @@
-#![doc = include_str!("../README.md")]
+//! The black box: what a cluster looks like from outside, and whether it kept its word.
 
-pub mod check;
-pub mod history;
 pub mod s3;
 pub mod scenario;
-pub mod workload;

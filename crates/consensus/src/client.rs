@@ -1,13 +1,35 @@
 //! A client of Raft groups: finds leaders, proposes commands, reads linearizably.
 
+use crate::host::GroupSpec;
+use crate::host::ReplicaPlace;
+use crate::wire::{self, Answer, Propose, Read, SessionWord};
 use bytes::Bytes;
-use protocol::{CommandId, GroupId};
-use runtime::time::Instant;
+use protocol::limits::COMMAND_BYTES_MAX;
+use protocol::wire::{decode, encode};
+use protocol::{CommandId, GroupId, ReplicaId};
+use runtime::rpc::{self, Class, Method, Rpc};
+use runtime::time::{self, Instant};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The longest that one replica is waited for before another is asked.
+const ATTEMPT: Duration = Duration::from_millis(1000);
+/// Pause after all replicas were asked in vain: first, and longest.
+const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Proposes to and reads from groups; cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    _todo: (),
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    rpc: Rpc,
+    groups: BTreeMap<GroupId, GroupSpec>,
+    /// Who led when last heard of.
+    leaders: Mutex<BTreeMap<GroupId, ReplicaId>>,
 }
 
 /// A command's place in its writer's session: the group remembers replies above `lowest_unfinished`, so that a
@@ -36,17 +58,177 @@ pub enum Error {
     TooOld { id: CommandId },
 }
 
+/// One attempt at one replica.
+enum Attempt {
+    Reply(Bytes),
+    /// Not taken; with whom the leader may be found.
+    Elsewhere(Option<ReplicaId>, String),
+    Busy,
+    Unknown(String),
+    TooOld,
+    /// Refused for good.
+    Refused(String),
+}
+
+/// The order in which the replicas of a group are asked.
+struct Tour<'a> {
+    voters: &'a [ReplicaPlace],
+    next: usize,
+    /// Replicas that did not answer in this round: hints that name them are not followed.
+    silent: Vec<ReplicaId>,
+    asked: usize,
+    pause: Duration,
+}
+
 impl Client {
+    /// A client of `groups`.
+    pub fn new(rpc: Rpc, groups: Vec<GroupSpec>) -> Client {
+        let groups = groups.into_iter().map(|spec| (spec.group, spec)).collect();
+        Client { inner: Arc::new(Inner { rpc, groups, leaders: Mutex::new(BTreeMap::new()) }) }
+    }
+
     /// Propose `command` and return the state machine's reply. With a session it is retried over leader changes
-    /// until `deadline`; without one it is sent once.
+    /// until `deadline`; without one it is sent once more only if it certainly was not taken.
     pub async fn propose(&self, group: GroupId, session: Option<Session>, command: Bytes, deadline: Instant) -> Result<Bytes, Error> {
-        let _ = (group, session, command, deadline);
-        todo!()
+        if command.len() > COMMAND_BYTES_MAX {
+            let reason = format!("a command of {} bytes is larger than {COMMAND_BYTES_MAX}", command.len());
+            return Err(Error::Unavailable { group, reason });
+        }
+        let word = session.map(|session| SessionWord {
+            writer: session.id.writer.0,
+            counter: session.id.counter,
+            lowest_unfinished: session.lowest_unfinished,
+        });
+        let mut unknown: Option<String> = None;
+        let mut tour = self.tour(group)?;
+        let mut reason = "no time was left".to_owned();
+        while time::now() < deadline {
+            let place = tour.place();
+            let meta = encode(&Propose { group, replica: place.replica, session: word });
+            // Without a session nobody may ask again, so the only attempt has all the time there is.
+            let until = if session.is_some() { deadline.min(time::now() + ATTEMPT) } else { deadline };
+            match self.attempt(place, wire::PROPOSE, meta, command.clone(), until).await {
+                Attempt::Reply(reply) => {
+                    self.note_leader(group, place.replica);
+                    return Ok(reply);
+                }
+                Attempt::Elsewhere(hint, why) => {
+                    reason = why;
+                    tour.follow(hint, deadline).await;
+                }
+                Attempt::Busy if unknown.is_none() => return Err(Error::Busy { group }),
+                Attempt::Busy => tour.follow(None, deadline).await,
+                Attempt::Unknown(why) if session.is_none() => return Err(Error::Unknown { group, reason: why }),
+                Attempt::Unknown(why) => {
+                    runtime::probe!("consensus-command-retried");
+                    unknown = Some(why);
+                    tour.silent.push(place.replica);
+                    tour.follow(None, deadline).await;
+                }
+                Attempt::TooOld => {
+                    let id = session.map(|session| session.id);
+                    return Err(id.map_or(Error::Unavailable { group, reason: "refused as too old".to_owned() }, |id| Error::TooOld { id }));
+                }
+                Attempt::Refused(why) => {
+                    return Err(match unknown {
+                        Some(_) => Error::Unknown { group, reason: why },
+                        None => Error::Unavailable { group, reason: why },
+                    });
+                }
+            }
+        }
+        Err(match unknown {
+            Some(reason) => Error::Unknown { group, reason },
+            None => Error::Unavailable { group, reason },
+        })
     }
 
     /// Query linearizably (ReadIndex); retried over leader changes until `deadline`.
     pub async fn read(&self, group: GroupId, query: Bytes, deadline: Instant) -> Result<Bytes, Error> {
-        let _ = (group, query, deadline);
-        todo!()
+        let mut tour = self.tour(group)?;
+        let mut reason = "no time was left".to_owned();
+        let mut busy = false;
+        while time::now() < deadline {
+            let place = tour.place();
+            let meta = encode(&Read { group, replica: place.replica });
+            let until = deadline.min(time::now() + ATTEMPT);
+            match self.attempt(place, wire::READ, meta, query.clone(), until).await {
+                Attempt::Reply(reply) => return Ok(reply),
+                Attempt::Elsewhere(hint, why) => {
+                    reason = why;
+                    tour.follow(hint, deadline).await;
+                }
+                Attempt::Busy => {
+                    busy = true;
+                    tour.follow(None, deadline).await;
+                }
+                Attempt::Unknown(why) => {
+                    reason = why;
+                    tour.silent.push(place.replica);
+                    tour.follow(None, deadline).await;
+                }
+                Attempt::TooOld => return Err(Error::Unavailable { group, reason: "refused as too old".to_owned() }),
+                Attempt::Refused(why) => return Err(Error::Unavailable { group, reason: why }),
+            }
+        }
+        Err(if busy { Error::Busy { group } } else { Error::Unavailable { group, reason } })
+    }
+
+    fn tour(&self, group: GroupId) -> Result<Tour<'_>, Error> {
+        let spec = self.inner.groups.get(&group).filter(|spec| !spec.voters.is_empty());
+        let spec = spec.ok_or_else(|| Error::Unavailable { group, reason: "no such group".to_owned() })?;
+        let leaders = self.inner.leaders.lock().expect("no holder panics");
+        let known = leaders.get(&group).and_then(|leader| spec.voters.iter().position(|voter| voter.replica == *leader));
+        // Nothing known: a replica in this process, if there is one, knows where its leader is.
+        let own = || spec.voters.iter().position(|voter| voter.node == self.inner.rpc.node());
+        let next = known.or_else(own).unwrap_or(0);
+        Ok(Tour { voters: &spec.voters, next, silent: Vec::new(), asked: 0, pause: PAUSE })
+    }
+
+    fn note_leader(&self, group: GroupId, leader: ReplicaId) {
+        self.inner.leaders.lock().expect("no holder panics").insert(group, leader);
+    }
+
+    async fn attempt(&self, place: ReplicaPlace, method: Method, meta: Vec<u8>, body: Bytes, until: Instant) -> Attempt {
+        let body = if body.is_empty() { Vec::new() } else { vec![body] };
+        let received = match self.inner.rpc.call(place.node, Class::Control, method, 0, meta.into(), body, until).await {
+            Ok(received) => received,
+            Err(rpc::Error::Unreachable { reason, .. }) => return Attempt::Elsewhere(None, reason),
+            Err(rpc::Error::Busy { to }) => return Attempt::Elsewhere(None, format!("node {to} is busy")),
+            Err(rpc::Error::Unknown { reason, .. }) => return Attempt::Unknown(reason),
+        };
+        match decode::<Answer>(&received.meta) {
+            Ok(Answer::Reply) => Attempt::Reply(received.body),
+            Ok(Answer::NotLeader { leader }) => Attempt::Elsewhere(leader, "it has no leader".to_owned()),
+            Ok(Answer::Dropped) => Attempt::Elsewhere(None, "its leader changed".to_owned()),
+            Ok(Answer::NoReplica) => Attempt::Elsewhere(None, format!("replica {} does not run", place.replica)),
+            Ok(Answer::Busy) => Attempt::Busy,
+            Ok(Answer::WindowFull) => Attempt::Refused("its writer has too many unfinished commands".to_owned()),
+            Ok(Answer::Unknown) => Attempt::Unknown("its leader changed, or was too slow".to_owned()),
+            Ok(Answer::ReplyNotKept) => Attempt::Unknown("it was applied, and its reply was too large to be kept".to_owned()),
+            Ok(Answer::TooOld) => Attempt::TooOld,
+            Ok(Answer::Malformed) => Attempt::Refused("it was refused as malformed".to_owned()),
+            // It was taken by something that we do not understand.
+            Err(error) => Attempt::Unknown(error.to_string()),
+        }
+    }
+}
+
+impl Tour<'_> {
+    fn place(&self) -> ReplicaPlace {
+        self.voters[self.next]
+    }
+
+    /// Go on to the leader that was hinted at, or to the next replica; pause when all were asked.
+    async fn follow(&mut self, hint: Option<ReplicaId>, deadline: Instant) {
+        self.asked += 1;
+        let hinted = hint.filter(|hint| !self.silent.contains(hint) && *hint != self.place().replica);
+        let hinted = hinted.and_then(|hint| self.voters.iter().position(|voter| voter.replica == hint));
+        self.next = hinted.unwrap_or((self.next + 1) % self.voters.len());
+        if self.asked.is_multiple_of(self.voters.len()) {
+            self.silent.clear();
+            time::sleep_until(deadline.min(time::now() + self.pause)).await;
+            self.pause = (self.pause * 2).min(PAUSE_MAX);
+        }
     }
 }

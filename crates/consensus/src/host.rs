@@ -1,14 +1,31 @@
 //! The replicas of one node: for each drive a shared log and the replicas that live on it.
 
 use crate::StateMachine;
+use crate::driver::{Driver, Input, Stopped};
+use crate::log::{Hard, Key, Log, Record, Recovered, Start};
+use crate::manifest::{Manifest, state_name};
+use crate::replica::{Opened, Replica};
+use crate::snapshot::Offers;
+use crate::state::{Meta, State};
+use crate::{Client, service};
 use protocol::{DriveId, GroupId, NodeId, ReplicaId};
-use runtime::disk::Disk;
+use runtime::disk::{self, Disk};
 use runtime::rpc::Rpc;
-use std::sync::Arc;
+use runtime::sync::{Receiver, Sender, TrySendError, channel, oneshot};
+use runtime::task::{self, Task};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Inputs that wait for the driver of one drive; beyond it messages are dropped and requests refused as busy.
+const INBOX_MAX: usize = 4096;
+/// The longest that a shutdown waits for one drive.
+const SHUT_DOWN_WAIT: Duration = Duration::from_secs(10);
 
 /// Where one replica lives, by the static bootstrap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReplicaPlace {
+    /// Unique in its group, above 0.
     pub replica: ReplicaId,
     pub node: NodeId,
     pub drive: DriveId,
@@ -21,9 +38,78 @@ pub struct GroupSpec {
     pub voters: Vec<ReplicaPlace>,
 }
 
-/// All replicas of this node, running.
+/// Whether a drive may be without its replicas.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bootstrap {
+    /// The cluster's very first start, as far as this drive can tell: missing replicas are created. A caller passes
+    /// it until [`Host::open`] succeeded once for the drive, and records that durably.
+    First,
+    /// The drive had its replicas: one that is missing has lost its votes, and must not come back as if it had none.
+    Again,
+}
+
+/// A drive for replicas to live on.
+pub struct HostDrive {
+    pub drive: DriveId,
+    pub disk: Arc<dyn Disk>,
+    pub bootstrap: Bootstrap,
+}
+
+/// What can be tuned. The same for all replicas of a group where it says so.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// Segments of a drive's log beyond which whatever pins the oldest one is written forward.
+    pub segments_max: usize,
+    /// Memory that redb may use for each replica, in bytes.
+    pub cache_bytes: usize,
+    /// Raft's unit of time.
+    pub tick: Duration,
+    /// Silence after which a follower stands for election, in ticks: between this and twice this.
+    pub election_ticks: usize,
+    /// Interval of heartbeats, in ticks.
+    pub heartbeat_ticks: usize,
+    /// Bytes of applied commands after which a state is made durable.
+    pub checkpoint_bytes: usize,
+    /// Time after which it is in any case.
+    pub checkpoint_after: Duration,
+    /// Memory for the entries of all replicas of a drive, beyond which the largest is cut, in bytes.
+    pub log_memory_bytes: usize,
+    /// Bytes of entries kept behind a checkpoint, so that a follower that lags a little needs no snapshot.
+    pub tail_bytes: usize,
+    /// Entries between two comparisons of state hashes; the same on all replicas.
+    pub mark_interval: u64,
+    /// Bytes of rows in one page of a snapshot, about.
+    pub snapshot_page_bytes: usize,
+    /// Time after which a snapshot that nobody asks for is let go.
+    pub snapshot_idle: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            segment_bytes: 16 << 20,
+            segments_max: 4,
+            cache_bytes: 2 << 20,
+            tick: Duration::from_millis(100),
+            election_ticks: 10,
+            heartbeat_ticks: 3,
+            checkpoint_bytes: 8 << 20,
+            checkpoint_after: Duration::from_secs(30),
+            log_memory_bytes: 8 << 20,
+            tail_bytes: 256 << 10,
+            mark_interval: 1024,
+            snapshot_page_bytes: 1 << 20,
+            snapshot_idle: Duration::from_secs(30),
+        }
+    }
+}
+
+/// All replicas of this node, running. Dropping it ends them at once, as a crash would.
 pub struct Host {
-    _todo: (),
+    shared: Arc<Shared>,
+    drivers: Vec<(DriveId, Task<()>, Sender<Input>)>,
 }
 
 /// What stopped a host or one of its drives from opening.
@@ -48,40 +134,315 @@ pub struct ReplicaStatus {
     pub committed: u64,
     /// Rolling hash over every row written, comparable between replicas at the same `applied` (I9).
     pub state_hash: u64,
+    /// Why this replica does not run, or what is wrong with it.
+    pub trouble: Option<String>,
+}
+
+/// What the drivers, the service and the host share.
+pub(crate) struct Shared {
+    pub rpc: Rpc,
+    pub node: NodeId,
+    pub groups: BTreeMap<GroupId, GroupSpec>,
+    pub settings: Settings,
+    pub offers: Offers,
+    routes: BTreeMap<Key, Sender<Input>>,
+    status: Mutex<BTreeMap<Key, (ReplicaStatus, bool)>>,
+}
+
+impl Shared {
+    /// Give `input` to the driver of `key`; what cannot be taken at once comes back.
+    pub(crate) fn offer(&self, key: Key, input: Input) -> Result<(), Refused> {
+        let route = self.routes.get(&key).ok_or(Refused::NoReplica)?;
+        route.try_send(input).map_err(|error| match error {
+            TrySendError::Full(_) => Refused::Busy,
+            TrySendError::Closed(_) => Refused::NoReplica,
+        })
+    }
+
+    /// Give a message to the driver of `key`, or drop it: Raft sends what matters again.
+    pub(crate) fn route(&self, key: Key, input: Input) {
+        let _ = self.offer(key, input);
+    }
+
+    pub(crate) fn publish(&self, key: Key, status: ReplicaStatus) {
+        let leads = status.leader == Some(key.replica);
+        self.status.lock().expect("no holder panics").insert(key, (status, leads));
+    }
+}
+
+/// Why an input was not taken.
+pub(crate) enum Refused {
+    NoReplica,
+    Busy,
 }
 
 impl Host {
     /// Open (first start: create) the replicas of `groups` that live on `drives`, recover them, register the
     /// consensus methods (service 2) with `rpc`, and run. A drive that cannot be opened is left out with its
-    /// replicas and reported in the second result; the host runs with the others.
+    /// replicas and reported in the second result; the host runs with the others. A single replica that is damaged
+    /// or missing is left out, too, and says so in its status.
     pub async fn open(
         rpc: Rpc,
-        drives: Vec<(DriveId, Arc<dyn Disk>)>,
+        drives: Vec<HostDrive>,
         groups: Vec<GroupSpec>,
         machine: impl Fn(GroupId) -> Arc<dyn StateMachine> + Send + Sync + 'static,
     ) -> (Host, Vec<(DriveId, Error)>) {
-        let _ = (rpc, drives, groups, &machine);
-        todo!()
+        Host::open_with(Settings::default(), rpc, drives, groups, machine).await
+    }
+
+    /// [`Host::open`] with settings.
+    pub async fn open_with(
+        settings: Settings,
+        rpc: Rpc,
+        drives: Vec<HostDrive>,
+        groups: Vec<GroupSpec>,
+        machine: impl Fn(GroupId) -> Arc<dyn StateMachine> + Send + Sync + 'static,
+    ) -> (Host, Vec<(DriveId, Error)>) {
+        let node = rpc.node();
+        let mut failed = Vec::new();
+        let mut opened = Vec::new();
+        let mut routes = BTreeMap::new();
+        for HostDrive { drive, disk, bootstrap } in drives {
+            let lives_here = |spec: &&GroupSpec| spec.voters.iter().any(|voter| voter.node == node && voter.drive == drive);
+            let places: Vec<(Key, GroupSpec)> = groups
+                .iter()
+                .filter(lives_here)
+                .flat_map(|spec| {
+                    let here = spec.voters.iter().filter(|voter| voter.node == node && voter.drive == drive);
+                    here.map(|voter| (Key { group: spec.group, replica: voter.replica }, spec.clone()))
+                })
+                .collect();
+            let opening = Opening { disk: disk.clone(), drive, bootstrap, settings: settings.clone(), places };
+            match disk::run(&disk, move || opening.open()).await {
+                Ok(found) => {
+                    let (sender, receiver) = channel(INBOX_MAX);
+                    for key in found.keys() {
+                        routes.insert(key, sender.clone());
+                    }
+                    opened.push((drive, disk, found, sender, receiver));
+                }
+                Err(error) => {
+                    tracing::error!(%drive, %error, "a drive is left out with its replicas");
+                    failed.push((drive, error));
+                }
+            }
+        }
+        let groups = groups.into_iter().map(|spec| (spec.group, spec)).collect();
+        let shared =
+            Arc::new(Shared { rpc, node, groups, settings, offers: Offers::default(), routes, status: Mutex::new(BTreeMap::new()) });
+        service::register(&shared);
+        let mut drivers = Vec::new();
+        for (drive, disk, found, sender, receiver) in opened {
+            let driver = found.into_driver(shared.clone(), drive, disk, receiver, &machine);
+            drivers.push((drive, task::spawn(driver.run()), sender));
+        }
+        (Host { shared, drivers }, failed)
     }
 
     /// A client for all groups known to this node.
-    pub fn client(&self) -> crate::Client {
-        todo!()
+    pub fn client(&self) -> Client {
+        Client::new(self.shared.rpc.clone(), self.shared.groups.values().cloned().collect())
     }
 
     /// Whether a replica of this node leads `group`, and the term in which it does.
     pub fn leads(&self, group: GroupId) -> Option<u64> {
-        let _ = group;
-        todo!()
+        let status = self.shared.status.lock().expect("no holder panics");
+        let mut leading = status.values().filter(|(status, leads)| *leads && status.group == group && status.trouble.is_none());
+        leading.next().map(|(status, _)| status.term)
     }
 
     /// All replicas of this node.
     pub fn status(&self) -> Vec<ReplicaStatus> {
-        todo!()
+        let ended: Vec<DriveId> = self.drivers.iter().filter(|(_, task, _)| task.is_finished()).map(|(drive, ..)| *drive).collect();
+        let status = self.shared.status.lock().expect("no holder panics");
+        let mut all: Vec<ReplicaStatus> = status.values().map(|(status, _)| status.clone()).collect();
+        for one in all.iter_mut().filter(|one| ended.contains(&one.drive)) {
+            one.leader = None;
+            one.trouble.get_or_insert_with(|| "the task that drives this drive's replicas ended".to_owned());
+        }
+        all
     }
 
     /// Hand leadership away where possible, checkpoint every replica, and stop.
     pub async fn shut_down(self) {
-        todo!()
+        let mut waits = Vec::new();
+        for (drive, _, sender) in &self.drivers {
+            let (done, wait) = oneshot::channel();
+            if sender.send(Input::ShutDown { done }).await.is_ok() {
+                waits.push((*drive, wait));
+            }
+        }
+        for (drive, wait) in waits {
+            if runtime::time::timeout(SHUT_DOWN_WAIT, wait).await.is_err() {
+                tracing::warn!(%drive, "replicas did not stop in time; their log has everything that they acknowledged");
+            }
+        }
+    }
+}
+
+/// What is needed to open a drive; runs where blocking is allowed.
+struct Opening {
+    disk: Arc<dyn Disk>,
+    drive: DriveId,
+    bootstrap: Bootstrap,
+    settings: Settings,
+    places: Vec<(Key, GroupSpec)>,
+}
+
+/// An opened drive.
+struct Found {
+    log: Log,
+    replicas: Vec<FoundReplica>,
+    stopped: Vec<(Key, Stopped, String)>,
+}
+
+struct FoundReplica {
+    key: Key,
+    spec: GroupSpec,
+    state: State,
+    file: u64,
+    hard: Hard,
+    start: Start,
+    recovered: Recovered,
+}
+
+impl Opening {
+    fn open(self) -> Result<Found, Error> {
+        let keys: Vec<Key> = self.places.iter().map(|(key, _)| *key).collect();
+        let create = self.bootstrap == Bootstrap::First;
+        let (mut log, mut recovered) = Log::open(self.disk.clone(), self.drive, self.settings.segment_bytes, create, &keys)?;
+        let mut replicas = Vec::new();
+        let mut stopped = Vec::new();
+        let mut resets = Vec::new();
+        for (key, spec) in &self.places {
+            let one = recovered.remove(key).unwrap_or_default();
+            match self.open_replica(*key, spec, one, &mut resets)? {
+                Ok(replica) => replicas.push(replica),
+                Err((one, reason)) => stopped.push((*key, stopped_of(one), reason)),
+            }
+        }
+        // Replicas that the log knows and no group names: kept as they are.
+        for (key, one) in recovered {
+            stopped.push((key, stopped_of(one), "no group names this replica".to_owned()));
+        }
+        if !resets.is_empty() {
+            log.write(&resets)?;
+        }
+        Ok(Found { log, replicas, stopped })
+    }
+
+    /// Open one replica; the inner error leaves it out, the outer one the whole drive.
+    fn open_replica(
+        &self,
+        key: Key,
+        spec: &GroupSpec,
+        mut recovered: Recovered,
+        resets: &mut Vec<Record>,
+    ) -> Result<Result<FoundReplica, (Recovered, String)>, Error> {
+        let Settings { cache_bytes, mark_interval, .. } = self.settings;
+        let manifest = match Manifest::read(self.disk.as_ref(), self.drive, key) {
+            Ok(manifest) => manifest,
+            Err(Error::Disk(error)) => return Err(error.into()),
+            Err(error) => return Ok(Err((recovered, error.to_string()))),
+        };
+        let state = match &manifest {
+            Some(_) if recovered.hard.is_none() => Err("its term and vote are not in the log".to_owned()),
+            Some(manifest) => {
+                let name = state_name(key, manifest.file);
+                manifest.remove_strays(&self.disk)?;
+                State::open(&self.disk, &name, cache_bytes, mark_interval, key).map_err(|error| error.to_string())
+            }
+            None if self.bootstrap == Bootstrap::First && recovered.start.index == 0 && recovered.entries.is_empty() => {
+                let voters = spec.voters.iter().map(|voter| voter.replica.0).collect();
+                let meta = Meta { key, applied: 0, term: 0, voters, state_hash: 0, marks: Vec::new() };
+                let name = state_name(key, 1);
+                let created = State::create(&self.disk, &name, cache_bytes, mark_interval, meta);
+                Manifest { drive: self.drive, key, file: 1 }.write(self.disk.as_ref())?;
+                created.map_err(|error| error.to_string())
+            }
+            None => Err("it is missing from a drive that had it".to_owned()),
+        };
+        let state = match (state, &recovered.damage) {
+            (Err(reason), _) => return Ok(Err((recovered, reason))),
+            (Ok(_), Some(damage)) => {
+                let reason = format!("the log lost {damage}");
+                return Ok(Err((recovered, reason)));
+            }
+            (Ok(state), None) => state,
+        };
+        let meta = state.meta();
+        let mut start = recovered.start;
+        if meta.applied < start.index {
+            let reason = format!("its state ends at {}, its log begins after {}", meta.applied, start.index);
+            return Ok(Err((recovered, reason)));
+        }
+        let known = if meta.applied == start.index { Some(start.term) } else { recovered.entries.get(&meta.applied).map(|entry| entry.term) };
+        if known != Some(meta.term) {
+            // A snapshot was switched to, and the log not yet reset: the state stands, the log goes.
+            runtime::probe!("consensus-log-reset-at-start");
+            start = Start { index: meta.applied, term: meta.term };
+            recovered.entries.clear();
+            resets.push(Record { key, start: Some(start), reset: true, ..Record::default() });
+        }
+        let hard = recovered.hard.unwrap_or_default();
+        let last = recovered.entries.keys().next_back().copied().unwrap_or(start.index);
+        if hard.commit > last {
+            let reason = format!("entries up to {} were committed, its log ends at {last}", hard.commit);
+            return Ok(Err((recovered, reason)));
+        }
+        let file = manifest.map_or(1, |manifest| manifest.file);
+        Ok(Ok(FoundReplica { key, spec: spec.clone(), state, file, hard, start, recovered }))
+    }
+}
+
+fn stopped_of(recovered: Recovered) -> Stopped {
+    let damaged = recovered.damage.is_some();
+    Stopped { start: recovered.start, damaged, entries: recovered.entries.into_values().collect() }
+}
+
+impl Found {
+    fn keys(&self) -> Vec<Key> {
+        self.replicas.iter().map(|replica| replica.key).collect()
+    }
+
+    fn into_driver(
+        self,
+        shared: Arc<Shared>,
+        drive: DriveId,
+        disk: Arc<dyn Disk>,
+        receiver: Receiver<Input>,
+        machine: &dyn Fn(GroupId) -> Arc<dyn StateMachine>,
+    ) -> Driver {
+        let mut replicas = Vec::new();
+        let mut stopped = BTreeMap::new();
+        for (key, one, reason) in self.stopped {
+            tracing::error!(replica = %key, %drive, reason, "a replica is left out; its group goes on without it");
+            shared.publish(key, status_of_stopped(key, drive, reason));
+            stopped.insert(key, one);
+        }
+        for found in self.replicas {
+            let FoundReplica { key, spec, state, file, hard, start, recovered } = found;
+            let entries = recovered.entries.into_values().collect();
+            let opened = Opened { key, spec, machine: machine(key.group), state, file, hard, start, entries };
+            match Replica::new(opened, &shared.settings) {
+                Ok(replica) => replicas.push(replica),
+                Err(error) => shared.publish(key, status_of_stopped(key, drive, error.to_string())),
+            }
+        }
+        Driver::new(shared, drive, disk, receiver, self.log, replicas, stopped)
+    }
+}
+
+fn status_of_stopped(key: Key, drive: DriveId, reason: String) -> ReplicaStatus {
+    ReplicaStatus {
+        group: key.group,
+        replica: key.replica,
+        drive,
+        term: 0,
+        leader: None,
+        applied: 0,
+        committed: 0,
+        state_hash: 0,
+        trouble: Some(reason),
     }
 }

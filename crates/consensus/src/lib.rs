@@ -1,12 +1,23 @@
-//! Raft groups on raft-rs: one shared log a drive, redb state, snapshots, linearizable reads. Generic over
-//! [`StateMachine`].
+#![doc = include_str!("../README.md")]
 
 pub mod client;
 pub mod host;
 pub mod rows;
 
+mod backend;
+mod driver;
+mod log;
+mod manifest;
+mod replica;
+mod service;
+mod session;
+mod snapshot;
+mod state;
+mod store;
+mod wire;
+
 pub use client::Client;
-pub use host::{GroupSpec, Host, ReplicaPlace};
+pub use host::{Bootstrap, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
 pub use rows::{Rows, RowsMut};
 
 /// A deterministic state machine over ordered rows. Runs on every replica of its group.

@@ -4,6 +4,9 @@
 //! written unwinds out of the state machine ([`StorageFailure`], caught where it was called), the transaction is
 //! aborted, and the replica stops.
 //!
+//! In a database each value stands behind the CRC-32C of its key and itself: redb checks its pages only when it
+//! repairs, and rotten bytes must not reach a state machine.
+//!
 //! Every write goes into the rolling state hash, in order: replicas that applied the same commands have the same
 //! hash (I9), and a machine that is not deterministic shows.
 
@@ -74,8 +77,33 @@ fn or_unwind<T>(result: Result<T, redb::StorageError>) -> T {
     }
 }
 
+/// `value` as it stands in a database: behind the CRC-32C (little endian) of key and value.
+pub(crate) fn encode_value(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(value.len() + 4);
+    stored.extend_from_slice(&value_crc(key, value).to_le_bytes());
+    stored.extend_from_slice(value);
+    stored
+}
+
+/// The value in what [`encode_value`] made, if it is whole.
+pub(crate) fn decode_value<'v>(key: &[u8], stored: &'v [u8]) -> Result<&'v [u8], redb::StorageError> {
+    match stored.split_first_chunk::<4>() {
+        Some((sum, value)) if u32::from_le_bytes(*sum) == value_crc(key, value) => Ok(value),
+        _ => Err(redb::StorageError::Corrupted(format!("row {} fails its checksum", key.escape_ascii()))),
+    }
+}
+
+fn value_crc(key: &[u8], value: &[u8]) -> u32 {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    digest.update(&(key.len() as u64).to_le_bytes());
+    digest.update(key);
+    digest.update(value);
+    digest.finalize() as u32
+}
+
 fn get_from(table: &impl ReadableTable<&'static [u8], &'static [u8]>, key: &[u8]) -> Option<Bytes> {
-    or_unwind(table.get(key)).map(|value| Bytes::copy_from_slice(value.value()))
+    let stored = or_unwind(table.get(key))?;
+    Some(Bytes::copy_from_slice(or_unwind(decode_value(key, stored.value()))))
 }
 
 fn scan_table(
@@ -89,7 +117,7 @@ fn scan_table(
     }
     for row in or_unwind(table.range::<&[u8]>(from..to)) {
         let (key, value) = or_unwind(row);
-        if !visit(key.value(), value.value()) {
+        if !visit(key.value(), or_unwind(decode_value(key.value(), value.value()))) {
             return;
         }
     }
@@ -147,6 +175,11 @@ impl<'a> RowsMut<'a> {
         RowsMut { inner: RowsMutInner::Database(table), hash }
     }
 
+    /// The rolling hash, for writes beside the rows.
+    pub(crate) fn hash(&mut self) -> &mut StateHash {
+        self.hash
+    }
+
     /// The value of `key`.
     pub fn get(&self, key: &[u8]) -> Option<Bytes> {
         match &self.inner {
@@ -173,7 +206,7 @@ impl<'a> RowsMut<'a> {
         self.hash.write(StateHash::TAG_ROWS, key, Some(value));
         match &mut self.inner {
             RowsMutInner::Database(table) => {
-                or_unwind(table.insert(key, value));
+                or_unwind(table.insert(key, encode_value(key, value).as_slice()));
             }
             RowsMutInner::Memory(rows) => {
                 rows.insert(key.to_vec(), Bytes::copy_from_slice(value));

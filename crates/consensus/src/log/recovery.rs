@@ -1,0 +1,344 @@
+//! Reading a log back: which batches are durable, what a torn tail takes off, what rot took away.
+//!
+//! Batches are written one after another, each synced before the next begins. So a batch that any later one follows
+//! had been durable, and whatever is missing of it is rot. The last batch is torn, and cut, if one of its sectors was
+//! never written; if all were and some are bad, it is rot. An entry that may have been acknowledged is never cut
+//! silently: its replica is reported damaged.
+
+use super::batch::{Head, Line, Read, table};
+use super::sector::{Found, Header, SECTOR_BYTES, judge};
+use super::{Error, Hard, Key, Start};
+use raft::eraftpb::Entry;
+use runtime::disk::DiskFile;
+use std::collections::BTreeMap;
+
+/// What the log knows of one replica.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recovered {
+    pub hard: Option<Hard>,
+    pub start: Start,
+    /// By index; consecutive from `start.index + 1` unless the replica is damaged.
+    pub entries: BTreeMap<u64, Entry>,
+    /// What is lost, if anything is.
+    pub damage: Option<String>,
+    /// Indexes that were durable once and are lost.
+    lost: BTreeMap<u64, ()>,
+    hard_lost: bool,
+}
+
+impl Recovered {
+    fn append(&mut self, first: u64, count: u32, entries: Option<Vec<Entry>>) {
+        if count == 0 {
+            return;
+        }
+        self.entries.split_off(&first);
+        self.lost.split_off(&first);
+        match entries {
+            Some(entries) => self.entries.extend(entries.into_iter().map(|entry| (entry.index, entry))),
+            None => self.lost.extend((first..first + u64::from(count)).map(|index| (index, ()))),
+        }
+    }
+
+    fn cut(&mut self, start: Start, reset: bool) {
+        self.start = start;
+        self.entries = if reset { BTreeMap::new() } else { self.entries.split_off(&(start.index + 1)) };
+        self.lost = if reset { BTreeMap::new() } else { self.lost.split_off(&(start.index + 1)) };
+    }
+
+    /// Judge what is left when every batch was taken in.
+    fn settle(&mut self) {
+        // A tail that was written forward may begin below a start that was recorded in the same batch.
+        self.cut(self.start, false);
+        let mut expected = self.start.index + 1;
+        let mut missing = None;
+        for index in self.entries.keys() {
+            if *index != expected {
+                missing = Some(expected);
+                break;
+            }
+            expected += 1;
+        }
+        if let Some(first) = self.lost.keys().next() {
+            missing = Some(missing.map_or(*first, |index| index.min(*first)));
+        }
+        if let Some(index) = missing {
+            runtime::probe!("consensus-log-entries-rotten");
+            self.damage.get_or_insert_with(|| format!("entries from index {index} on"));
+        }
+        if self.hard_lost {
+            runtime::probe!("consensus-log-vote-rotten");
+            self.damage.get_or_insert_with(|| "term and vote".to_owned());
+        }
+    }
+}
+
+/// All sectors of one segment, judged.
+pub(crate) struct Segment {
+    pub generation: u64,
+    bytes: Vec<u8>,
+    found: Vec<Found>,
+    /// Start and shape of each batch of which a good sector is left, by number.
+    batches: BTreeMap<u32, Shape>,
+}
+
+#[derive(Clone, Copy)]
+struct Shape {
+    sector: usize,
+    count: usize,
+    head: usize,
+}
+
+/// How the last batch of a segment stands.
+#[derive(PartialEq, Eq, Debug)]
+enum Standing {
+    Whole,
+    Torn,
+    Rotten,
+}
+
+impl Segment {
+    /// Read a whole segment. Sectors that the drive cannot read count as rotten.
+    pub(crate) fn read(file: &dyn DiskFile, generation: u64) -> Result<Segment, Error> {
+        let sectors = usize::try_from(file.len()?).expect("segments are bounded") / SECTOR_BYTES;
+        let mut bytes = vec![0; sectors * SECTOR_BYTES];
+        let mut unreadable = Vec::new();
+        const CHUNK: usize = 1 << 20;
+        for (nth, chunk) in bytes.chunks_mut(CHUNK).enumerate() {
+            let offset = nth * CHUNK;
+            match file.read_at(offset as u64, chunk) {
+                Ok(()) => {}
+                Err(runtime::disk::Error::Io { .. }) => {
+                    for (inner, sector) in chunk.chunks_mut(SECTOR_BYTES).enumerate() {
+                        let at = offset + inner * SECTOR_BYTES;
+                        match file.read_at(at as u64, sector) {
+                            Ok(()) => {}
+                            Err(runtime::disk::Error::Io { .. }) => unreadable.push(at / SECTOR_BYTES),
+                            Err(error) => return Err(error.into()),
+                        }
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut found: Vec<Found> = bytes
+            .chunks(SECTOR_BYTES)
+            .enumerate()
+            .map(|(at, sector)| judge(sector, generation, u32::try_from(at).expect("segments are bounded")))
+            .collect();
+        for at in unreadable {
+            runtime::probe!("consensus-log-sector-unreadable");
+            found[at] = Found::Rotten;
+        }
+        let mut batches: BTreeMap<u32, Shape> = BTreeMap::new();
+        for (at, one) in found.iter().enumerate() {
+            if let Found::Good(Header { batch, index, count, head, .. }) = one {
+                let shape = Shape { sector: at - usize::from(*index), count: usize::from(*count), head: usize::from(*head) };
+                batches.entry(*batch).or_insert(shape);
+            }
+        }
+        Ok(Segment { generation, bytes, found, batches })
+    }
+
+    fn found_of(&self, shape: Shape) -> &[Found] {
+        let end = (shape.sector + shape.count).min(self.found.len());
+        &self.found[shape.sector..end]
+    }
+
+    fn batch(&self, shape: Shape) -> Read<'_> {
+        let found = self.found_of(shape);
+        let from = shape.sector * SECTOR_BYTES;
+        Read { bytes: &self.bytes[from..from + found.len() * SECTOR_BYTES], found, head: shape.head }
+    }
+
+    fn standing(&self, shape: Shape) -> Standing {
+        let found = self.found_of(shape);
+        if found.len() < shape.count {
+            return Standing::Torn;
+        }
+        if found.contains(&Found::Unwritten) {
+            Standing::Torn
+        } else if found.contains(&Found::Rotten) {
+            Standing::Rotten
+        } else {
+            Standing::Whole
+        }
+    }
+
+    /// The last batch that had been durable and where it ends, in sectors, if this is the last segment of its log.
+    fn durable_end(&self, what: &dyn Fn(String) -> Error) -> Result<Option<(u32, usize)>, Error> {
+        let Some((&last, &shape)) = self.batches.last_key_value() else {
+            return Ok(None);
+        };
+        let end = shape.sector + shape.count;
+        match self.standing(shape) {
+            Standing::Torn if runtime::planted("torn-log-tail-believed") && self.batch(shape).decode_head().is_some() => {
+                Ok(Some((last, end)))
+            }
+            Standing::Torn => {
+                runtime::probe!("consensus-log-torn-tail-cut");
+                let before = last.checked_sub(1);
+                Ok(before.map(|before| (before, shape.sector)))
+            }
+            Standing::Whole | Standing::Rotten => {
+                // Two bad sectors in a row where the next batch would begin may be a whole batch that rotted away.
+                let after = &self.found[end.min(self.found.len())..];
+                if after.iter().take_while(|found| **found == Found::Rotten).count() >= 2 {
+                    return Err(what(format!("segment {}: everything after batch {last}", self.generation)));
+                }
+                Ok(Some((last, end)))
+            }
+        }
+    }
+
+    /// The head of the first batch, if a copy is whole.
+    fn first_head(&self) -> Option<Head> {
+        self.batch(*self.batches.get(&0)?).decode_head()
+    }
+}
+
+/// The outcome of reading a log.
+pub(crate) struct Replayed {
+    pub replicas: BTreeMap<Key, Recovered>,
+    /// Generations that belong to the log, oldest first, each with its length in sectors.
+    pub chain: Vec<(u64, u32)>,
+    /// Which entries each of them holds that may still be needed.
+    pub live: Vec<BTreeMap<Key, (u64, u64)>>,
+    /// Table of the last batch.
+    pub table: Vec<Line>,
+}
+
+/// Take in `segments`, which are all that the drive has, oldest first. `label` is the drive as people know it.
+pub(crate) fn replay(label: &str, segments: &[Segment]) -> Result<Replayed, Error> {
+    let damaged = |detail: String| Error::Damaged { drive: label.to_owned(), what: "Raft log".to_owned(), detail };
+    let mut last = None;
+    for (at, segment) in segments.iter().enumerate().rev() {
+        if let Some(end) = segment.durable_end(&damaged)? {
+            last = Some((at, end));
+            break;
+        }
+    }
+    let Some((mut at, (mut last_batch, mut end))) = last else {
+        let nothing = Replayed { replicas: BTreeMap::new(), chain: Vec::new(), live: Vec::new(), table: Vec::new() };
+        return Ok(nothing);
+    };
+    // Walk back along the chain: what each first batch says of the segment before it.
+    let mut chain = Vec::new();
+    loop {
+        let segment = &segments[at];
+        chain.push((at, last_batch, end));
+        let before = match segment.first_head() {
+            Some(head) => {
+                let found = segments[..at].iter().position(|one| one.generation == head.previous_generation);
+                found.map(|found| (found, Some(head.previous_sectors as usize)))
+            }
+            // Its head rotted in both copies: the one before is the next lower one that holds anything.
+            None => (0..at).rev().find(|found| !segments[*found].batches.is_empty()).map(|found| (found, None)),
+        };
+        let Some((before, sectors)) = before else { break };
+        at = before;
+        let known = &segments[at];
+        // Batches beyond the recorded end are torn tails of a start before the next one.
+        let within = |shape: &Shape| sectors.is_none_or(|sectors| shape.sector < sectors);
+        let Some((number, shape)) = known.batches.iter().filter(|(_, shape)| within(shape)).next_back() else {
+            return Err(damaged(format!("segment {} is unreadable", known.generation)));
+        };
+        last_batch = *number;
+        end = sectors.unwrap_or(shape.sector + shape.count);
+    }
+    chain.reverse();
+
+    let mut replicas: BTreeMap<Key, Recovered> = BTreeMap::new();
+    let mut live: Vec<BTreeMap<Key, (u64, u64)>> = Vec::new();
+    let mut last_table: Vec<Line> = Vec::new();
+    // An unreadable batch waits here for the batch after it, which names what it held.
+    let mut unreadable: Option<String> = None;
+    for (at, last_batch, _) in &chain {
+        let segment = &segments[*at];
+        live.push(BTreeMap::new());
+        for number in 0..=*last_batch {
+            let read = segment.batches.get(&number).map(|shape| segment.batch(*shape));
+            let Some((read, head)) = read.and_then(|read| read.decode_head().map(|head| (read, head))) else {
+                if let Some(before) = unreadable {
+                    return Err(damaged(format!("{before} and the batch after it")));
+                }
+                unreadable = Some(format!("segment {} batch {number}", segment.generation));
+                continue;
+            };
+            if unreadable.take().is_some() {
+                runtime::probe!("consensus-log-batch-named-by-the-next");
+                for line in &head.previous {
+                    let replica = replicas.entry(line.key).or_default();
+                    replica.hard_lost |= line.hard;
+                    replica.append(line.first, line.count, None);
+                    note_live(&mut live, line.key, line.first, line.count);
+                }
+            }
+            for record in &head.records {
+                let replica = replicas.entry(record.key).or_default();
+                if let Some(hard) = record.hard {
+                    replica.hard = Some(hard);
+                    replica.hard_lost = false;
+                }
+                if let Some(start) = record.start {
+                    replica.cut(start, record.reset);
+                    forget_live(&mut live, record.key, start.index, record.reset);
+                }
+                if record.damaged {
+                    replica.damage.get_or_insert_with(|| "found damaged at an earlier start".to_owned());
+                }
+                let mut entries = read.decode_entries(record);
+                if entries.is_none() && runtime::planted("torn-log-tail-believed") {
+                    let term = replica.hard.map_or(1, |hard| hard.term);
+                    entries = Some((0..u64::from(record.count)).map(|nth| blank(record.first + nth, term)).collect());
+                }
+                replica.append(record.first, record.count, entries);
+                note_live(&mut live, record.key, record.first, record.count);
+            }
+            last_table = table(&head.records);
+        }
+    }
+    if let Some(what) = unreadable {
+        return Err(damaged(format!("{what}, the last one")));
+    }
+    replicas.values_mut().for_each(Recovered::settle);
+    let chain = chain
+        .into_iter()
+        .map(|(at, _, end)| (segments[at].generation, u32::try_from(end).expect("segments are bounded")))
+        .collect();
+    Ok(Replayed { replicas, chain, live, table: last_table })
+}
+
+fn blank(index: u64, term: u64) -> Entry {
+    Entry { index, term, ..Entry::default() }
+}
+
+/// Entries from `first` on now live in the last of `live` and nowhere else.
+pub(crate) fn note_live(live: &mut [BTreeMap<Key, (u64, u64)>], key: Key, first: u64, count: u32) {
+    if count == 0 {
+        return;
+    }
+    for ranges in live.iter_mut() {
+        if let Some(range) = ranges.get_mut(&key) {
+            range.1 = range.1.min(first.saturating_sub(1));
+            if range.0 > range.1 {
+                ranges.remove(&key);
+            }
+        }
+    }
+    let last = first + u64::from(count) - 1;
+    if let Some(ranges) = live.last_mut() {
+        ranges.entry(key).or_insert((first, last)).1 = last;
+    }
+}
+
+/// Entries of `key` up to `index` (all of them, on a reset) are no longer needed.
+pub(crate) fn forget_live(live: &mut [BTreeMap<Key, (u64, u64)>], key: Key, index: u64, reset: bool) {
+    for ranges in live.iter_mut() {
+        if let Some(range) = ranges.get_mut(&key) {
+            range.0 = range.0.max(index + 1);
+            if reset || range.0 > range.1 {
+                ranges.remove(&key);
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The log against torn tails and rot, on a drive in memory.
+
+use super::*;
+use runtime::disk::{self, Entry as FileEntry, Space};
+use std::sync::Mutex;
+
+/// A drive in memory; everything is durable at once. Damage is done to its bytes by the tests.
+#[derive(Default)]
+pub(crate) struct MemoryDisk {
+    files: Arc<Mutex<BTreeMap<String, Arc<Mutex<Vec<u8>>>>>>,
+}
+
+struct MemoryFile(Arc<Mutex<Vec<u8>>>);
+
+impl MemoryDisk {
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        self.files.lock().unwrap()[name].lock().unwrap().clone()
+    }
+
+    fn set(&self, name: &str, bytes: Vec<u8>) {
+        *self.files.lock().unwrap()[name].lock().unwrap() = bytes;
+    }
+
+    /// A drive with equal content.
+    fn copy(&self) -> Arc<MemoryDisk> {
+        let files = self.files.lock().unwrap();
+        let copied = files.iter().map(|(name, bytes)| (name.clone(), Arc::new(Mutex::new(bytes.lock().unwrap().clone()))));
+        Arc::new(MemoryDisk { files: Arc::new(Mutex::new(copied.collect())) })
+    }
+
+    fn segments(&self) -> Vec<String> {
+        self.files.lock().unwrap().keys().filter(|name| name.contains("log-")).cloned().collect()
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn label(&self) -> &str {
+        "memory"
+    }
+
+    fn open(&self, name: &str, how: Open) -> disk::Result<Arc<dyn DiskFile>> {
+        let mut files = self.files.lock().unwrap();
+        if how == Open::Existing && !files.contains_key(name) {
+            return Err(disk::Error::NotFound { drive: "memory".into(), name: name.into() });
+        }
+        assert!(how != Open::New || !files.contains_key(name), "{name} exists");
+        Ok(Arc::new(MemoryFile(files.entry(name.into()).or_default().clone())))
+    }
+
+    fn list(&self, folder: &str) -> disk::Result<Vec<FileEntry>> {
+        let files = self.files.lock().unwrap();
+        let inside = files.iter().filter_map(|(name, bytes)| {
+            let name = name.strip_prefix(folder)?.strip_prefix('/')?.to_owned();
+            Some(FileEntry { name, bytes: bytes.lock().unwrap().len() as u64 })
+        });
+        Ok(inside.collect())
+    }
+
+    fn create_folder(&self, _: &str) -> disk::Result<()> {
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> disk::Result<()> {
+        let mut files = self.files.lock().unwrap();
+        let file = files.remove(from).expect("renamed files exist");
+        files.insert(to.into(), file);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> disk::Result<()> {
+        self.files.lock().unwrap().remove(name).expect("removed files exist");
+        Ok(())
+    }
+
+    fn sync_dir(&self, _: &str) -> disk::Result<()> {
+        Ok(())
+    }
+
+    fn space(&self) -> disk::Result<Space> {
+        Ok(Space { total: 1 << 30, free: 1 << 30 })
+    }
+
+    fn watch(&self, _: &str) -> disk::Result<()> {
+        Ok(())
+    }
+
+    fn verify(&self) -> disk::Result<()> {
+        Ok(())
+    }
+
+    fn close(&self, _: &str) {}
+
+    fn closed(&self) -> Option<String> {
+        None
+    }
+
+    fn submit(&self, job: Box<dyn FnOnce() + Send>) {
+        job();
+    }
+
+    fn take_cost(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn read_at(&self, offset: u64, target: &mut [u8]) -> disk::Result<()> {
+        target.copy_from_slice(&self.0.lock().unwrap()[offset as usize..offset as usize + target.len()]);
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> disk::Result<()> {
+        let mut content = self.0.lock().unwrap();
+        let end = offset as usize + bytes.len();
+        if content.len() < end {
+            content.resize(end, 0);
+        }
+        content[offset as usize..end].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn len(&self) -> disk::Result<u64> {
+        Ok(self.0.lock().unwrap().len() as u64)
+    }
+
+    fn set_len(&self, bytes: u64) -> disk::Result<()> {
+        self.0.lock().unwrap().resize(bytes as usize, 0);
+        Ok(())
+    }
+
+    fn sync(&self) -> disk::Result<()> {
+        Ok(())
+    }
+
+    fn allocate(&self, bytes: u64) -> disk::Result<()> {
+        self.set_len(bytes)
+    }
+
+    fn punch(&self, _: u64, _: u64) -> disk::Result<()> {
+        Ok(())
+    }
+}
+
+const A: Key = Key { group: GroupId(1), replica: ReplicaId(11) };
+const B: Key = Key { group: GroupId(2), replica: ReplicaId(22) };
+const SEGMENT: u64 = 16 << 10;
+
+fn entry(index: u64, term: u64, bytes: usize) -> raft::eraftpb::Entry {
+    let data = vec![index as u8; bytes].into();
+    raft::eraftpb::Entry { index, term, data, ..Default::default() }
+}
+
+fn record(key: Key, term: u64, entries: Vec<raft::eraftpb::Entry>) -> Record {
+    Record { key, hard: Some(Hard { term, vote: 7, commit: 0 }), entries, ..Record::default() }
+}
+
+fn open(disk: &Arc<MemoryDisk>) -> Result<(Log, BTreeMap<Key, Recovered>), Error> {
+    Log::open(disk.clone(), DriveId(3), SEGMENT, true, &[A, B])
+}
+
+fn indexes(recovered: &BTreeMap<Key, Recovered>, key: Key) -> Vec<u64> {
+    recovered[&key].entries.keys().copied().collect()
+}
+
+/// A log with one batch per call of `write`.
+fn written(batches: &[Vec<Record>]) -> Arc<MemoryDisk> {
+    let disk = Arc::new(MemoryDisk::default());
+    let (mut log, _) = open(&disk).unwrap();
+    for batch in batches {
+        log.write(batch).unwrap();
+    }
+    disk
+}
+
+/// Sectors in use of the only segment.
+fn used_sectors(disk: &MemoryDisk) -> usize {
+    let bytes = disk.bytes(&disk.segments()[0]);
+    bytes.chunks(SECTOR_BYTES).take_while(|sector| sector.iter().any(|byte| *byte != 0)).count()
+}
+
+fn two_batches() -> Arc<MemoryDisk> {
+    written(&[
+        vec![record(A, 1, vec![entry(1, 1, 700), entry(2, 1, 0)]), record(B, 5, vec![entry(1, 5, 600)])],
+        vec![record(A, 2, vec![entry(3, 2, 1200)])],
+    ])
+}
+
+#[test]
+fn what_was_written_is_recovered_over_many_starts() {
+    let disk = two_batches();
+    for _ in 0..4 {
+        let (_, recovered) = open(&disk).unwrap();
+        assert_eq!(indexes(&recovered, A), [1, 2, 3]);
+        assert_eq!(indexes(&recovered, B), [1]);
+        assert_eq!(recovered[&A].hard, Some(Hard { term: 2, vote: 7, commit: 0 }));
+        assert_eq!(recovered[&A].entries[&3], entry(3, 2, 1200));
+        assert!(recovered.values().all(|one| one.damage.is_none()));
+    }
+    assert!(disk.segments().len() <= 5);
+}
+
+#[test]
+fn a_tail_torn_at_any_sector_is_cut_to_the_batch_before() {
+    let whole = two_batches();
+    let name = whole.segments()[0].clone();
+    let used = used_sectors(&whole);
+    let before = used_sectors(&written(&[two_batches_first()]));
+    // Any subset of the last batch's sectors may be missing; single ones and all from one on stand for them.
+    for missing in before..used {
+        for to in [missing + 1, used] {
+            let disk = whole.copy();
+            let mut bytes = disk.bytes(&name);
+            bytes[missing * SECTOR_BYTES..to * SECTOR_BYTES].fill(0);
+            disk.set(&name, bytes);
+            let (mut log, recovered) = open(&disk).unwrap();
+            assert_eq!(indexes(&recovered, A), [1, 2], "sectors {missing}..{to} of {used}");
+            assert_eq!(recovered[&A].hard.unwrap().term, 1);
+            assert!(recovered.values().all(|one| one.damage.is_none()), "sectors {missing}..{to}");
+            // The torn sectors never come back, whatever is written next.
+            log.write(&[record(A, 9, vec![entry(3, 9, 10)])]).unwrap();
+            let (_, recovered) = open(&disk).unwrap();
+            assert_eq!(recovered[&A].entries[&3].term, 9);
+            assert!(recovered.values().all(|one| one.damage.is_none()));
+        }
+    }
+}
+
+fn two_batches_first() -> Vec<Record> {
+    vec![record(A, 1, vec![entry(1, 1, 700), entry(2, 1, 0)]), record(B, 5, vec![entry(1, 5, 600)])]
+}
+
+#[test]
+fn one_rotten_sector_never_loses_a_vote_nor_an_entry_silently() {
+    let whole = two_batches();
+    let name = whole.segments()[0].clone();
+    for rotten in 0..used_sectors(&whole) {
+        let disk = whole.copy();
+        let mut bytes = disk.bytes(&name);
+        bytes[rotten * SECTOR_BYTES + 100] ^= 0x55;
+        disk.set(&name, bytes);
+        let (_, recovered) = open(&disk).unwrap();
+        for (key, term, expected) in [(A, 2, vec![1, 2, 3]), (B, 5, vec![1])] {
+            assert_eq!(recovered[&key].hard.unwrap().term, term, "sector {rotten}: a vote is in two sectors");
+            let intact = indexes(&recovered, key) == expected;
+            assert_ne!(intact, recovered[&key].damage.is_some(), "sector {rotten} {key}: lost or reported, never neither");
+        }
+        assert!(recovered.values().filter(|one| one.damage.is_some()).count() <= 2);
+        // Damage is remembered.
+        let damaged: Vec<Key> = recovered.iter().filter(|(_, one)| one.damage.is_some()).map(|(key, _)| *key).collect();
+        let (_, again) = open(&disk).unwrap();
+        assert!(damaged.iter().all(|key| again[key].damage.is_some()), "sector {rotten}");
+    }
+}
+
+#[test]
+fn a_batch_that_rotted_away_is_named_by_the_next_one() {
+    let disk = two_batches();
+    let (name, used) = (disk.segments()[0].clone(), used_sectors(&disk));
+    let first = used_sectors(&written(&[]));
+    let second = used_sectors(&written(&[two_batches_first()]));
+    let mut bytes = disk.bytes(&name);
+    for sector in first..second {
+        bytes[sector * SECTOR_BYTES + 9] ^= 1;
+    }
+    disk.set(&name, bytes);
+    assert!(used > second);
+    let (_, recovered) = open(&disk).unwrap();
+    assert!(recovered[&A].damage.as_ref().unwrap().contains("index 1"));
+    assert!(recovered[&B].damage.is_some(), "its vote is lost");
+    assert_eq!(recovered[&A].hard.unwrap().term, 2, "the next batch has a newer one");
+}
+
+#[test]
+fn a_last_batch_that_rotted_away_stops_the_drive() {
+    let disk = two_batches();
+    let (name, used) = (disk.segments()[0].clone(), used_sectors(&disk));
+    let second = used_sectors(&written(&[two_batches_first()]));
+    let mut bytes = disk.bytes(&name);
+    for sector in second..used {
+        bytes[sector * SECTOR_BYTES + 9] ^= 1;
+    }
+    disk.set(&name, bytes);
+    assert!(matches!(open(&disk), Err(Error::Damaged { .. })));
+}
+
+#[test]
+fn entries_are_replaced_from_the_first_new_one_on() {
+    let disk = written(&[
+        vec![record(A, 1, (1..=5).map(|index| entry(index, 1, 10)).collect())],
+        vec![record(A, 2, vec![entry(3, 2, 10)])],
+    ]);
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(indexes(&recovered, A), [1, 2, 3]);
+    assert_eq!(recovered[&A].entries[&3].term, 2);
+}
+
+#[test]
+fn segments_go_when_nothing_in_them_is_needed_and_are_used_again() {
+    let disk = Arc::new(MemoryDisk::default());
+    let (mut log, _) = open(&disk).unwrap();
+    log.write(&[record(B, 1, vec![entry(1, 1, 10)])]).unwrap();
+    for index in 1..=200 {
+        log.write(&[record(A, 1, vec![entry(index, 1, 500)])]).unwrap();
+        if index % 10 == 0 {
+            let start = Some(Start { index: index - 2, term: 1 });
+            log.write(&[Record { key: A, start, ..Record::default() }]).unwrap();
+        }
+    }
+    assert_eq!(log.pinned_by(), [B], "an idle group pins the oldest segment");
+    let pinned = log.segments();
+    assert!(pinned > 10);
+    log.write(&[Record { key: B, entries: vec![entry(1, 1, 10)], ..Record::default() }]).unwrap();
+    assert!(log.segments() <= 3, "{} segments are left", log.segments());
+    assert!(disk.files.lock().unwrap().len() <= 3 + SPARES_MAX);
+    for _ in 0..2 {
+        let (_, recovered) = open(&disk).unwrap();
+        assert_eq!(indexes(&recovered, A), [199, 200]);
+        assert_eq!(indexes(&recovered, B), [1]);
+        assert_eq!(recovered[&A].start, Start { index: 198, term: 1 });
+        assert!(recovered.values().all(|one| one.damage.is_none()));
+    }
+}
+
+#[test]
+fn a_lost_segment_in_the_middle_is_damage() {
+    let disk = Arc::new(MemoryDisk::default());
+    let (mut log, _) = open(&disk).unwrap();
+    for index in 1..=100 {
+        log.write(&[record(A, 1, vec![entry(index, 1, 500)])]).unwrap();
+    }
+    let names = disk.segments();
+    disk.remove(&names[names.len() / 2]).unwrap();
+    let (_, recovered) = open(&disk).unwrap();
+    assert!(recovered[&A].damage.is_some());
+    assert!(recovered[&B].damage.is_none());
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
+    let disk = written(&[vec![record(A, 1, vec![entry(1, 1, 3 * SEGMENT as usize)])], vec![record(A, 1, vec![entry(2, 1, 10)])]]);
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(indexes(&recovered, A), [1, 2]);
+}
+
+#[test]
+fn a_reset_forgets_all_entries_and_a_log_that_vanished_is_not_made_anew() {
+    let disk = written(&[
+        vec![record(A, 1, (1..=5).map(|index| entry(index, 1, 10)).collect())],
+        vec![Record { key: A, start: Some(Start { index: 3, term: 2 }), reset: true, ..Record::default() }],
+        vec![record(A, 2, vec![entry(4, 2, 10)])],
+    ]);
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(indexes(&recovered, A), [4]);
+    assert!(recovered[&A].damage.is_none());
+    let empty = Arc::new(MemoryDisk::default());
+    assert!(Log::open(empty, DriveId(3), SEGMENT, false, &[A]).is_err());
+}
+
+#[test]
+fn golden_bytes_of_a_batch() {
+    let records = [Record {
+        key: A,
+        hard: Some(Hard { term: 3, vote: 2, commit: 1 }),
+        start: Some(Start { index: 4, term: 2 }),
+        entries: vec![entry(5, 3, 2)],
+        ..Record::default()
+    }];
+    let encoded = Encoded::new(DriveId(9), vec![], Some((6, 8)), &records);
+    let bytes = encoded.place(Place { generation: 7, sector: 0, batch: 0 });
+    assert_eq!(bytes.len(), 3 * SECTOR_BYTES);
+    // Length; version; drive; previous generation and sectors; empty table; one record: key, hard, start, not reset, not
+    // damaged, first, count, offset, bytes.
+    let head = [21, 0, 0, 0, 1, 9, 6, 8, 0, 1, 1, 11, 1, 3, 2, 1, 1, 4, 2, 0, 0, 5, 1, 0, 15];
+    assert_eq!(bytes[32..32 + head.len()], head);
+    assert_eq!(bytes[2 * SECTOR_BYTES + 32..2 * SECTOR_BYTES + 32 + head.len()], head, "the head stands twice");
+    assert_eq!(bytes[SECTOR_BYTES + 32..SECTOR_BYTES + 47], [3, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 5, 5]);
+}

@@ -1,0 +1,85 @@
+//! Which file holds the state of a replica. Switching to a snapshot is one rename of this file.
+//!
+//! `raft/g<group>-r<replica>.manifest`: CRC-32C (4, little endian) of the rest, then [`Manifest`] behind its format
+//! version. A replica exists on a drive if and only if its manifest does.
+
+use crate::host::Error;
+use crate::log::{FOLDER, Key};
+use crc_fast::{CrcAlgorithm, checksum};
+use protocol::{DriveId, wire};
+use runtime::disk::{self, Disk, Open};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub drive: DriveId,
+    pub key: Key,
+    /// Number of the state file; a new one for each snapshot installed.
+    pub file: u64,
+}
+
+/// Name of the `file`-th state file of a replica.
+pub(crate) fn state_name(key: Key, file: u64) -> String {
+    format!("{FOLDER}/g{}-r{}-{file}.redb", key.group, key.replica)
+}
+
+fn manifest_name(key: Key) -> String {
+    format!("{FOLDER}/g{}-r{}.manifest", key.group, key.replica)
+}
+
+impl Manifest {
+    /// Read the manifest of a replica, if it has one.
+    pub(crate) fn read(disk: &dyn Disk, drive: DriveId, key: Key) -> Result<Option<Manifest>, Error> {
+        let name = manifest_name(key);
+        let damaged = |detail: String| Error::Damaged { drive: disk.label().to_owned(), what: name.clone(), detail };
+        let file = match disk.open(&name, Open::Existing) {
+            Ok(file) => file,
+            Err(disk::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let bytes = file.len()?;
+        if !(4..=4096).contains(&bytes) {
+            return Err(damaged(format!("{bytes} bytes long")));
+        }
+        let mut content = vec![0; bytes as usize];
+        file.read_at(0, &mut content)?;
+        let (sum, encoded) = content.split_at(4);
+        if sum != (checksum(CrcAlgorithm::Crc32Iscsi, encoded) as u32).to_le_bytes() {
+            return Err(damaged("it fails its checksum".to_owned()));
+        }
+        let manifest: Manifest = wire::decode(encoded).map_err(|error| damaged(error.to_string()))?;
+        if manifest.drive != drive || manifest.key != key {
+            return Err(damaged(format!("it is of drive {} {}", manifest.drive, manifest.key)));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Put this manifest in the place of the one before, durably.
+    pub(crate) fn write(&self, disk: &dyn Disk) -> Result<(), disk::Error> {
+        let name = manifest_name(self.key);
+        let fresh = format!("{name}.new");
+        let encoded = wire::encode(self);
+        let mut content = (checksum(CrcAlgorithm::Crc32Iscsi, &encoded) as u32).to_le_bytes().to_vec();
+        content.extend_from_slice(&encoded);
+        let file = disk.open(&fresh, Open::OrNew)?;
+        file.set_len(0)?;
+        file.write_at(0, &content)?;
+        file.sync()?;
+        disk.rename(&fresh, &name)?;
+        disk.sync_dir(FOLDER)
+    }
+
+    /// Remove state files of this replica that the manifest does not name: snapshots that were never switched to.
+    pub(crate) fn remove_strays(&self, disk: &Arc<dyn Disk>) -> Result<(), disk::Error> {
+        let keep = state_name(self.key, self.file);
+        let prefix = format!("g{}-r{}-", self.key.group, self.key.replica);
+        for entry in disk.list(FOLDER)? {
+            let name = format!("{FOLDER}/{}", entry.name);
+            if entry.name.starts_with(&prefix) && entry.name.ends_with(".redb") && name != keep {
+                disk.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+}

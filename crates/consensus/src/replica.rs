@@ -1,0 +1,375 @@
+//! One running replica: its Raft state machine, and who waits for what.
+//!
+//! Always holds: what Raft wants sent after persisting waits in `waiting` until the batch that holds it is durable;
+//! at most one job (apply, checkpoint or switch) works on the state at a time, in order.
+
+use crate::StateMachine;
+use crate::host::{GroupSpec, ReplicaStatus, Settings};
+use crate::log::{Hard, Key, Start};
+use crate::state::State;
+use crate::store::Store;
+use crate::wire::Answer;
+use bytes::Bytes;
+use protocol::{DriveId, ReplicaId};
+use raft::eraftpb::{Entry, Message};
+use raft::{Config, RawNode, ReadOnlyOption, StateRole};
+use runtime::sync::oneshot;
+use runtime::time::Instant;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Most proposals of one group that wait for their outcome; beyond it the group is busy.
+const PROPOSALS_MAX: usize = 4096;
+/// Most queries of one replica that wait for their read index.
+const READS_MAX: usize = 4096;
+/// Read indexes under way at once; the queries that come meanwhile share the next one.
+const READ_FLIGHTS_MAX: usize = 4;
+/// Ticks after which a read index that did not come is asked for anew: Raft drops such requests silently.
+const READ_TICKS: u64 = 3;
+/// Bytes of uncommitted entries that a leader holds; beyond it the group is busy.
+const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
+
+/// Who waits for an answer of the state machine.
+pub(crate) type Waiter = oneshot::Sender<(Answer, Bytes)>;
+
+pub(crate) struct Proposal {
+    term: u64,
+    waiter: Waiter,
+}
+
+pub(crate) struct Query {
+    pub query: Bytes,
+    pub waiter: Waiter,
+}
+
+/// What Raft may learn, and send, when a batch of the log is durable.
+pub(crate) struct Waiting {
+    /// Raft's number of the ready.
+    pub number: u64,
+    /// The batch that has to be durable.
+    pub batch: u64,
+    pub messages: Vec<Message>,
+    /// The index of a snapshot that this ready installed.
+    pub snapshot: Option<u64>,
+}
+
+/// A snapshot that was fetched and waits for Raft to take or leave it.
+pub(crate) struct Fetched {
+    pub state: State,
+    pub file: u64,
+}
+
+/// A snapshot that Raft took and that is being switched to.
+pub(crate) struct Switching {
+    pub number: u64,
+    pub start: Start,
+    pub hard: Option<Hard>,
+    pub entries: Vec<Entry>,
+    pub messages: Vec<Message>,
+    pub fetched: Option<Fetched>,
+}
+
+pub(crate) struct Replica {
+    pub key: Key,
+    pub spec: GroupSpec,
+    pub raw: RawNode<Store>,
+    pub machine: Arc<dyn StateMachine>,
+    pub state: Arc<State>,
+    /// Number of the state file.
+    pub file: u64,
+    pub waiting: VecDeque<Waiting>,
+    /// Committed entries that were not given to a job yet.
+    pub apply: VecDeque<Entry>,
+    pub apply_bytes: usize,
+    /// A job works on the state.
+    pub job: bool,
+    pub applied: u64,
+    /// Applied as of the last checkpoint.
+    pub durable: u64,
+    pub applied_bytes: usize,
+    pub dirty_since: Option<Instant>,
+    pub checkpoint_wanted: bool,
+    pub fetching: bool,
+    /// Next state file number to use.
+    pub next_file: u64,
+    pub fetched: Option<Fetched>,
+    pub switching: Option<Switching>,
+    pub freezing: bool,
+    proposals: BTreeMap<u64, Proposal>,
+    reads_new: Vec<Query>,
+    reads_under_way: BTreeMap<u64, (u64, Vec<Query>)>,
+    reads_known: BTreeMap<u64, Vec<Query>>,
+    incarnation: u64,
+    read_sequence: u64,
+    /// Hashes of the others at marks that this replica reached or has yet to reach.
+    pub heard: BTreeMap<u64, BTreeMap<ReplicaId, u64>>,
+    pub last_mark_sent: u64,
+    pub diverged: bool,
+    /// When a snapshot was offered to a peer that has not answered yet.
+    pub offered: BTreeMap<u64, Instant>,
+}
+
+/// The parts that a replica is opened from.
+pub(crate) struct Opened {
+    pub key: Key,
+    pub spec: GroupSpec,
+    pub machine: Arc<dyn StateMachine>,
+    pub state: State,
+    pub file: u64,
+    pub hard: Hard,
+    pub start: Start,
+    pub entries: Vec<Entry>,
+}
+
+impl Replica {
+    pub(crate) fn new(opened: Opened, settings: &Settings) -> Result<Replica, raft::Error> {
+        let Opened { key, spec, machine, state, file, mut hard, start, entries } = opened;
+        let meta = state.meta();
+        // The commit index is written lazily; what was applied had been committed.
+        hard.commit = hard.commit.max(meta.applied);
+        let store = Store::new(hard, meta.voters.clone(), start, entries);
+        let config = Config {
+            id: key.replica.0,
+            election_tick: settings.election_ticks,
+            heartbeat_tick: settings.heartbeat_ticks,
+            applied: meta.applied,
+            max_size_per_msg: 512 << 10,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: ReadOnlyOption::Safe,
+            batch_append: true,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: 4 << 20,
+            ..Config::default()
+        };
+        let raw = RawNode::new(&config, store, &slog::Logger::root(slog::Discard, slog::o!()))?;
+        let incarnation = if runtime::planted("readindex-context-reused") { 0 } else { runtime::entropy::u64() };
+        Ok(Replica {
+            key,
+            spec,
+            raw,
+            machine,
+            applied: meta.applied,
+            durable: meta.applied,
+            last_mark_sent: meta.applied,
+            state: Arc::new(state),
+            file,
+            next_file: file + 1,
+            waiting: VecDeque::new(),
+            apply: VecDeque::new(),
+            apply_bytes: 0,
+            job: false,
+            applied_bytes: 0,
+            dirty_since: None,
+            checkpoint_wanted: false,
+            fetching: false,
+            fetched: None,
+            switching: None,
+            freezing: false,
+            proposals: BTreeMap::new(),
+            reads_new: Vec::new(),
+            reads_under_way: BTreeMap::new(),
+            reads_known: BTreeMap::new(),
+            incarnation,
+            read_sequence: 0,
+            heard: BTreeMap::new(),
+            diverged: false,
+            offered: BTreeMap::new(),
+        })
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    fn leader(&self) -> Option<ReplicaId> {
+        Some(self.raw.raft.leader_id).filter(|id| *id != raft::INVALID_ID).map(ReplicaId)
+    }
+
+    pub(crate) fn status(&self, drive: DriveId) -> ReplicaStatus {
+        let meta = self.state.meta();
+        ReplicaStatus {
+            group: self.key.group,
+            replica: self.key.replica,
+            drive,
+            term: self.raw.raft.term,
+            leader: self.leader(),
+            applied: meta.applied,
+            committed: self.raw.raft.raft_log.committed,
+            state_hash: meta.state_hash,
+            trouble: self.diverged.then(|| "its state differs from that of another replica".to_owned()),
+        }
+    }
+
+    /// Propose an encoded command; the waiter is answered when it is applied, or certainly never will be.
+    pub(crate) fn propose(&mut self, data: Vec<u8>, waiter: Waiter) {
+        if !self.leads() {
+            let _ = waiter.send((Answer::NotLeader { leader: self.leader() }, Bytes::new()));
+            return;
+        }
+        if self.proposals.len() >= PROPOSALS_MAX {
+            let _ = waiter.send((Answer::Busy, Bytes::new()));
+            return;
+        }
+        let before = self.raw.raft.raft_log.last_index();
+        match self.raw.propose(Vec::new(), data) {
+            Ok(()) => {
+                let index = self.raw.raft.raft_log.last_index();
+                assert_eq!(index, before + 1, "a leader appends what it takes");
+                self.proposals.insert(index, Proposal { term: self.raw.raft.term, waiter });
+            }
+            // Too much is uncommitted, or leadership is being handed over.
+            Err(_) => {
+                let _ = waiter.send((Answer::Busy, Bytes::new()));
+            }
+        }
+    }
+
+    /// This replica no longer leads: its proposals may be committed by the next leader, or not.
+    pub(crate) fn forget_proposals(&mut self) {
+        for (_, proposal) in std::mem::take(&mut self.proposals) {
+            let _ = proposal.waiter.send((Answer::Unknown, Bytes::new()));
+        }
+    }
+
+    /// Answer who proposed what was applied, up to `applied`.
+    pub(crate) fn answer_applied(&mut self, answers: Vec<(u64, u64, Answer, Bytes)>, applied: u64) {
+        for (index, term, answer, reply) in answers {
+            if let Some(proposal) = self.proposals.remove(&index) {
+                // Another term's entry at its index: the proposal itself can never be committed.
+                let outcome = if proposal.term == term { (answer, reply) } else { (Answer::Dropped, Bytes::new()) };
+                let _ = proposal.waiter.send(outcome);
+            }
+        }
+        let above = self.proposals.split_off(&(applied + 1));
+        for (_, proposal) in std::mem::replace(&mut self.proposals, above) {
+            let _ = proposal.waiter.send((Answer::Dropped, Bytes::new()));
+        }
+    }
+
+    /// Take a query; it is answered from a state at least as new as now.
+    pub(crate) fn read(&mut self, query: Query) {
+        if self.leader().is_none() {
+            let _ = query.waiter.send((Answer::NotLeader { leader: None }, Bytes::new()));
+        } else if self.reads_new.len() >= READS_MAX {
+            let _ = query.waiter.send((Answer::Busy, Bytes::new()));
+        } else {
+            self.reads_new.push(query);
+        }
+    }
+
+    /// Ask for a read index for all queries that wait for one. A context is (replica, incarnation, sequence) and is
+    /// never used twice: Raft ignores a context that it knows, and answers may outlive a restart.
+    pub(crate) fn issue_reads(&mut self) {
+        self.reads_new.retain(|query| !query.waiter.is_closed());
+        if self.reads_new.is_empty() || self.reads_under_way.len() >= READ_FLIGHTS_MAX {
+            return;
+        }
+        if self.leads() {
+            if runtime::planted("read-served-by-deposed-leader") {
+                let queries = std::mem::take(&mut self.reads_new);
+                self.reads_known.entry(self.applied).or_default().extend(queries);
+                return;
+            }
+            // Raft would drop the request silently.
+            if !self.raw.raft.commit_to_current_term() {
+                return;
+            }
+        }
+        self.read_sequence += 1;
+        let mut context = self.key.replica.0.to_le_bytes().to_vec();
+        context.extend_from_slice(&self.incarnation.to_le_bytes());
+        context.extend_from_slice(&self.read_sequence.to_le_bytes());
+        // The tick counter is set by `tick_reads`; 0 stands for "in this tick".
+        self.reads_under_way.insert(self.read_sequence, (0, std::mem::take(&mut self.reads_new)));
+        self.raw.read_index(context);
+    }
+
+    /// A tick went by: read indexes that did not come are asked for anew.
+    pub(crate) fn tick_reads(&mut self) {
+        let mut late = Vec::new();
+        for (sequence, (ticks, _)) in self.reads_under_way.iter_mut() {
+            *ticks += 1;
+            if *ticks > READ_TICKS {
+                late.push(*sequence);
+            }
+        }
+        for sequence in late {
+            runtime::probe!("consensus-read-index-asked-again");
+            let (_, queries) = self.reads_under_way.remove(&sequence).expect("it is late");
+            for query in queries {
+                self.read(query);
+            }
+        }
+        for (_, queries) in self.reads_known.iter_mut() {
+            queries.retain(|query| !query.waiter.is_closed());
+        }
+    }
+
+    /// Raft says from which applied index on the queries of `context` may be answered.
+    pub(crate) fn read_index(&mut self, context: &[u8], index: u64) {
+        let number = |at: usize| context.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+        if number(0) != Some(self.key.replica.0) || number(8) != Some(self.incarnation) || context.len() != 24 {
+            runtime::probe!("consensus-read-index-of-another-incarnation");
+            return;
+        }
+        if let Some((_, queries)) = number(16).and_then(|sequence| self.reads_under_way.remove(&sequence)) {
+            self.reads_known.entry(index).or_default().extend(queries);
+        }
+    }
+
+    /// Queries that may be answered from the state as it is.
+    pub(crate) fn take_answerable(&mut self) -> Vec<Query> {
+        if self.reads_known.first_key_value().is_none_or(|(index, _)| *index > self.applied) {
+            return Vec::new();
+        }
+        let later = self.reads_known.split_off(&(self.applied + 1));
+        std::mem::replace(&mut self.reads_known, later).into_values().flatten().collect()
+    }
+
+    /// Compare hashes at the marks that this replica reached (I9). True if a majority of the group agrees on a hash
+    /// that this replica does not have.
+    pub(crate) fn compare(&mut self) -> bool {
+        let meta = self.state.meta();
+        for (index, hash) in &meta.marks {
+            let Some(heard) = self.heard.get(index) else { continue };
+            if heard.values().all(|other| other == hash) {
+                continue;
+            }
+            if !self.diverged {
+                runtime::probe!("consensus-replicas-diverged");
+                tracing::error!(replica = %self.key, index, hash, ?heard, "replicas that applied the same entries hold different states");
+                self.diverged = true;
+            }
+            for other in heard.values().filter(|other| *other != hash) {
+                let count = heard.values().filter(|one| *one == other).count();
+                if count > self.spec.voters.len() / 2 {
+                    return true;
+                }
+            }
+        }
+        let oldest = meta.marks.first().map_or(0, |(index, _)| *index);
+        self.heard = self.heard.split_off(&oldest);
+        while self.heard.len() > 16 {
+            self.heard.pop_first();
+        }
+        false
+    }
+
+    /// The voter who is to lead if this node goes: the one that has most of the log.
+    pub(crate) fn successor(&self) -> Option<u64> {
+        let others = self.raw.raft.prs().iter().filter(|(id, progress)| **id != self.key.replica.0 && progress.recent_active);
+        others.max_by_key(|(id, progress)| (progress.matched, **id)).map(|(id, _)| *id)
+    }
+
+    /// Whoever waits hears that this replica is gone.
+    pub(crate) fn abandon(mut self) {
+        self.forget_proposals();
+        let waiting = self.reads_new.into_iter();
+        let under_way = self.reads_under_way.into_values().flat_map(|(_, queries)| queries);
+        for query in waiting.chain(under_way).chain(self.reads_known.into_values().flatten()) {
+            let _ = query.waiter.send((Answer::NoReplica, Bytes::new()));
+        }
+    }
+}

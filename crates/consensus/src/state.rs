@@ -1,0 +1,309 @@
+//! The state of one replica: rows, sessions and what was applied, in one redb database.
+//!
+//! Always holds: applied index, its term, the voters, the rolling hash and the rows change in one transaction, so a
+//! state on a drive is the state after exactly `applied` entries. Applying does not sync (the log already did); a
+//! checkpoint makes the state durable, and only behind a checkpoint may the log be cut.
+//!
+//! Calls block on the drive.
+
+use crate::StateMachine;
+use crate::backend::Backend;
+use crate::log::Key;
+use crate::rows::{ROWS, Rows, RowsMut, SESSIONS, StateHash, StorageFailure, decode_value, encode_value};
+use crate::session;
+use crate::wire::{self, Answer};
+use bytes::Bytes;
+use protocol::wire::{decode, encode};
+use raft::eraftpb::Entry;
+use redb::{Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use runtime::disk::{Disk, Open};
+use serde::{Deserialize, Serialize};
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex};
+
+const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
+const META_KEY: &str = "replica";
+/// Rolling hashes kept for comparing with other replicas.
+const MARKS_MAX: usize = 8;
+
+/// The state of a replica cannot be read or written; the replica stops.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("state: {0}")]
+pub(crate) struct Error(String);
+
+impl Error {
+    /// A snapshot cannot be had from who offered it.
+    pub(crate) fn of_sender(reason: &str) -> Error {
+        Error(format!("snapshot: {reason}"))
+    }
+}
+
+macro_rules! from_redb {
+    ($($kind:ty),*) => {$(
+        impl From<$kind> for Error {
+            fn from(error: $kind) -> Error {
+                Error(error.to_string())
+            }
+        }
+    )*};
+}
+from_redb!(
+    redb::DatabaseError,
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError,
+    redb::SetDurabilityError,
+    runtime::disk::Error
+);
+
+/// What was applied; stands in the database beside the rows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    pub key: Key,
+    pub applied: u64,
+    /// Term of the entry at `applied`.
+    pub term: u64,
+    pub voters: Vec<u64>,
+    pub state_hash: u64,
+    /// (applied index, rolling hash) at the latest multiples of the mark interval.
+    pub marks: Vec<(u64, u64)>,
+}
+
+/// The database of one replica.
+pub(crate) struct State {
+    database: redb::Database,
+    /// As of the last commit.
+    meta: Mutex<Meta>,
+    mark_interval: u64,
+}
+
+/// The outcome of applying a run of entries.
+pub(crate) struct Applied {
+    pub meta: Meta,
+    /// Index, term and answer of every command.
+    pub answers: Vec<(u64, u64, Answer, Bytes)>,
+    pub bytes: usize,
+}
+
+fn read_meta(database: &redb::Database) -> Result<Meta, Error> {
+    let transaction = database.begin_read()?;
+    let table = transaction.open_table(META)?;
+    let stored = table.get(META_KEY)?.ok_or_else(|| Error("the row that says what was applied is missing".to_owned()))?;
+    decode(decode_value(META_KEY.as_bytes(), stored.value())?).map_err(|error| Error(error.to_string()))
+}
+
+fn write_meta(transaction: &redb::WriteTransaction, meta: &Meta) -> Result<(), Error> {
+    let mut table = transaction.open_table(META)?;
+    table.insert(META_KEY, encode_value(META_KEY.as_bytes(), &encode(meta)).as_slice())?;
+    Ok(())
+}
+
+/// Run code that may unwind because a row cannot be read; see [`StorageFailure`].
+pub(crate) fn catching<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| match panic.downcast::<StorageFailure>() {
+        Ok(failure) => Error::from(failure.0),
+        Err(panic) => resume_unwind(panic),
+    })
+}
+
+impl State {
+    /// Make a new, empty state in the file `name`; durable when it returns. A leftover of that name is replaced.
+    pub(crate) fn create(disk: &Arc<dyn Disk>, name: &str, cache_bytes: usize, mark_interval: u64, meta: Meta) -> Result<State, Error> {
+        let file = disk.open(name, Open::OrNew)?;
+        file.set_len(0)?;
+        let database = redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(Backend(file))?;
+        let transaction = database.begin_write()?;
+        transaction.open_table(ROWS)?;
+        transaction.open_table(SESSIONS)?;
+        write_meta(&transaction, &meta)?;
+        transaction.commit()?;
+        disk.sync_dir(crate::log::FOLDER)?;
+        Ok(State { database, meta: Mutex::new(meta), mark_interval })
+    }
+
+    /// Open the state in the file `name` as of its last checkpoint.
+    pub(crate) fn open(disk: &Arc<dyn Disk>, name: &str, cache_bytes: usize, mark_interval: u64, key: Key) -> Result<State, Error> {
+        let file = disk.open(name, Open::Existing)?;
+        if file.is_empty()? {
+            return Err(Error(format!("{name} is empty")));
+        }
+        // redb may panic on bytes that no writer of its own left; for us that is damage like any other.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(Backend(file))
+        }));
+        let database = opened.map_err(|_| Error(format!("{name} is damaged")))??;
+        let meta = read_meta(&database)?;
+        if meta.key != key {
+            return Err(Error(format!("{name} is of {}", meta.key)));
+        }
+        Ok(State { database, meta: Mutex::new(meta), mark_interval })
+    }
+
+    /// What was applied, as of the last commit.
+    pub(crate) fn meta(&self) -> Meta {
+        self.meta.lock().expect("no holder panics").clone()
+    }
+
+    /// Apply consecutive committed entries, without syncing.
+    pub(crate) fn apply(&self, machine: &dyn StateMachine, entries: &[Entry]) -> Result<Applied, Error> {
+        let mut meta = self.meta();
+        let mut hash = StateHash(meta.state_hash);
+        let mut answers = Vec::with_capacity(entries.len());
+        let mut bytes = 0;
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::None)?;
+        {
+            let mut rows = RowsMut::of_table(transaction.open_table(ROWS)?, &mut hash);
+            let mut sessions = transaction.open_table(SESSIONS)?;
+            for entry in entries {
+                assert_eq!(entry.index, meta.applied + 1, "entries are applied one after another, each once");
+                bytes += entry.data.len();
+                // A new leader's first entry is empty.
+                if !entry.data.is_empty() {
+                    let (answer, reply) = catching(|| apply_one(&mut rows, &mut sessions, machine, &entry.data))?;
+                    answers.push((entry.index, entry.term, answer, reply));
+                }
+                meta.applied = entry.index;
+                meta.term = entry.term;
+                if entry.index.is_multiple_of(self.mark_interval) {
+                    meta.marks.push((entry.index, rows.hash().0));
+                    let surplus = meta.marks.len().saturating_sub(MARKS_MAX);
+                    meta.marks.drain(..surplus);
+                }
+            }
+        }
+        meta.state_hash = hash.0;
+        write_meta(&transaction, &meta)?;
+        transaction.commit()?;
+        *self.meta.lock().expect("no holder panics") = meta.clone();
+        Ok(Applied { meta, answers, bytes })
+    }
+
+    /// Make the state durable as it is; says what it holds.
+    pub(crate) fn checkpoint(&self) -> Result<Meta, Error> {
+        let meta = self.meta();
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        // Opening after a crash must not walk the whole database.
+        transaction.set_quick_repair(true);
+        write_meta(&transaction, &meta)?;
+        transaction.commit()?;
+        Ok(meta)
+    }
+
+    /// Answer queries on one snapshot of the rows.
+    pub(crate) fn query(&self, machine: &dyn StateMachine, queries: &[Bytes]) -> Result<Vec<Bytes>, Error> {
+        let transaction = self.database.begin_read()?;
+        let table = transaction.open_table(ROWS)?;
+        let rows = Rows::of_table(&table);
+        catching(|| queries.iter().map(|query| Bytes::from(machine.query(&rows, query))).collect())
+    }
+
+    /// Hold the rows as they are, for sending them as a snapshot.
+    pub(crate) fn freeze(&self) -> Result<Frozen, Error> {
+        let transaction = self.database.begin_read()?;
+        let table = transaction.open_table(META)?;
+        let stored = table.get(META_KEY)?.ok_or_else(|| Error("the row that says what was applied is missing".to_owned()))?;
+        let meta = decode(decode_value(META_KEY.as_bytes(), stored.value())?).map_err(|error| Error(error.to_string()))?;
+        let frozen = Frozen { meta, tables: [transaction.open_table(ROWS)?, transaction.open_table(SESSIONS)?] };
+        Ok(frozen)
+    }
+
+    /// Add rows of a snapshot, without syncing.
+    pub(crate) fn fill(&self, table: u8, rows: &[(Bytes, Bytes)]) -> Result<(), Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::None)?;
+        {
+            let mut table = transaction.open_table(if table == 0 { ROWS } else { SESSIONS })?;
+            for (key, value) in rows {
+                table.insert(key.as_ref(), encode_value(key, value).as_slice())?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// All rows of a snapshot are in: prove it against the sender's count and hash, and make everything durable.
+    pub(crate) fn seal(&self, meta: Meta, rows: u64, rows_hash: u64) -> Result<(), Error> {
+        let found = self.freeze()?.digest()?;
+        if found != (rows, rows_hash) && !runtime::planted("snapshot-without-last-rows") {
+            runtime::probe!("consensus-snapshot-refused-by-hash");
+            return Err(Error(format!("the snapshot has {} rows with hash {:016x}, not {rows} with {rows_hash:016x}", found.0, found.1)));
+        }
+        *self.meta.lock().expect("no holder panics") = meta;
+        self.checkpoint()?;
+        Ok(())
+    }
+}
+
+/// Apply one command under its session.
+fn apply_one(
+    rows: &mut RowsMut<'_>,
+    sessions: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+    machine: &dyn StateMachine,
+    data: &[u8],
+) -> (Answer, Bytes) {
+    let Some((session, command)) = wire::decode_command(data) else {
+        return (Answer::Malformed, Bytes::new());
+    };
+    if let Some(session) = session
+        && let Some(known) = session::begin(sessions, rows.hash(), session)
+    {
+        return known;
+    }
+    let reply = Bytes::from(machine.apply(rows, command));
+    if let Some(session) = session {
+        session::finish(sessions, rows.hash(), session, &reply);
+    }
+    (Answer::Reply, reply)
+}
+
+/// The rows of a replica as they were at one applied index.
+pub(crate) struct Frozen {
+    pub meta: Meta,
+    tables: [redb::ReadOnlyTable<&'static [u8], &'static [u8]>; 2],
+}
+
+/// Rows of one page, and whether it is the last of its table.
+pub(crate) type Rowsful = (Vec<(Bytes, Bytes)>, bool);
+
+impl Frozen {
+    /// Rows after `after` (from the first one, if `None`), about `bytes_max` bytes of them.
+    pub(crate) fn page(&self, table: u8, after: Option<&[u8]>, bytes_max: usize) -> Result<Rowsful, Error> {
+        let table = &self.tables[usize::from(table.min(1))];
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        for row in table.range::<&[u8]>((from, Bound::Unbounded))? {
+            if bytes >= bytes_max {
+                return Ok((rows, false));
+            }
+            let (key, stored) = row?;
+            let value = decode_value(key.value(), stored.value())?;
+            bytes += key.value().len() + value.len() + 8;
+            rows.push((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value)));
+        }
+        Ok((rows, true))
+    }
+
+    /// Number of rows, and CRC-64/NVME over all of them in order: table (1), key length (8), key, value length (8), value.
+    pub(crate) fn digest(&self) -> Result<(u64, u64), Error> {
+        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
+        let mut count = 0;
+        for (number, table) in self.tables.iter().enumerate() {
+            for row in table.iter()? {
+                let (key, stored) = row?;
+                let value = decode_value(key.value(), stored.value())?;
+                digest.update(&[number as u8]);
+                digest.update(&(key.value().len() as u64).to_le_bytes());
+                digest.update(key.value());
+                digest.update(&(value.len() as u64).to_le_bytes());
+                digest.update(value);
+                count += 1;
+            }
+        }
+        Ok((count, digest.finalize()))
+    }
+}

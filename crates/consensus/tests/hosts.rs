@@ -1,0 +1,260 @@
+//! Real hosts over loopback and real folders.
+#![cfg(not(madsim))]
+
+mod machine;
+
+use bytes::Bytes;
+use consensus::client::{Error, Session};
+use consensus::{Bootstrap, Client, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
+use machine::{Lists, append, numbers};
+use protocol::{ClusterId, CommandId, DriveId, GroupId, NodeId, ReplicaId, WriterId};
+use runtime::rpc::{Rpc, Secret};
+use runtime::task::Task;
+use runtime::time::{self, Instant};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+const GROUP: GroupId = GroupId(1);
+
+struct Node {
+    rpc: Rpc,
+    _listening: Task<()>,
+    host: Host,
+}
+
+struct Cluster {
+    folders: Vec<tempfile::TempDir>,
+    nodes: BTreeMap<u64, Node>,
+    groups: Vec<GroupSpec>,
+    settings: Settings,
+}
+
+fn quick() -> Settings {
+    Settings { tick: Duration::from_millis(20), mark_interval: 16, ..Settings::default() }
+}
+
+fn within(seconds: u64) -> Instant {
+    time::now() + Duration::from_secs(seconds)
+}
+
+impl Cluster {
+    async fn start(nodes: u64, groups: u64, settings: Settings) -> Cluster {
+        let place = |node| ReplicaPlace { replica: ReplicaId(node), node: NodeId(node), drive: DriveId(node) };
+        let voters: Vec<ReplicaPlace> = (1..=nodes).map(place).collect();
+        let groups = (1..=groups).map(|group| GroupSpec { group: GroupId(group), voters: voters.clone() }).collect();
+        let folders = (0..nodes).map(|_| tempfile::tempdir().unwrap()).collect();
+        let mut cluster = Cluster { folders, nodes: BTreeMap::new(), groups, settings };
+        for node in 1..=nodes {
+            cluster.open(node, Bootstrap::First).await;
+        }
+        cluster
+    }
+
+    async fn open(&mut self, node: u64, bootstrap: Bootstrap) {
+        let rpc = Rpc::new(runtime::rpc::Settings {
+            node: NodeId(node),
+            cluster: ClusterId(1),
+            secret: Secret(b"secret".as_slice().into()),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            peers: BTreeMap::new(),
+        });
+        let listening = rpc.listen().await.unwrap();
+        for (peer, other) in &self.nodes {
+            rpc.introduce(NodeId(*peer), other.rpc.address().unwrap());
+            other.rpc.introduce(NodeId(node), rpc.address().unwrap());
+        }
+        let disk = runtime::disk::open_folder(self.folders[node as usize - 1].path()).unwrap();
+        let drives = vec![HostDrive { drive: DriveId(node), disk, bootstrap }];
+        let (host, failed) = Host::open_with(self.settings.clone(), rpc.clone(), drives, self.groups.clone(), |_| Arc::new(Lists)).await;
+        assert!(failed.is_empty(), "{failed:?}");
+        self.nodes.insert(node, Node { rpc, _listening: listening, host });
+    }
+
+    /// As `kill -9` would, but for what the system's cache holds.
+    async fn kill(&mut self, node: u64) {
+        let path = self.folders[node as usize - 1].path().to_owned();
+        drop(self.nodes.remove(&node));
+        // Jobs of the drive that are under way end first.
+        while runtime::disk::open_folder(&path).is_err() {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn client(&self) -> Client {
+        self.nodes.values().next().unwrap().host.client()
+    }
+
+    async fn leader(&self) -> u64 {
+        for _ in 0..500 {
+            if let Some((node, _)) = self.nodes.iter().find(|(_, node)| node.host.leads(GROUP).is_some()) {
+                return *node;
+            }
+            time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("nobody leads");
+    }
+
+    /// Wait until all replicas that run hold the same.
+    async fn agree(&self) {
+        let mut seen = Vec::new();
+        for _ in 0..500 {
+            seen = self.nodes.values().flat_map(|node| node.host.status()).filter(|one| one.group == GROUP).collect();
+            if seen.iter().all(|one| (one.applied, one.state_hash) == (seen[0].applied, seen[0].state_hash)) {
+                assert!(seen.iter().all(|one| one.trouble.is_none()), "{seen:?}");
+                return;
+            }
+            time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("replicas differ: {seen:?}");
+    }
+}
+
+fn session(counter: u64, lowest_unfinished: u64) -> Option<Session> {
+    Some(Session { id: CommandId { writer: WriterId(1), counter }, lowest_unfinished })
+}
+
+async fn list(client: &Client) -> Vec<u64> {
+    numbers(&client.read(GROUP, Bytes::from_static(&[1]), within(10)).await.unwrap())
+}
+
+#[test]
+fn three_hosts_survive_the_loss_of_any_one_and_catch_up_by_snapshot() {
+    runtime::process::block_on(async {
+        // Small enough that the log is cut behind a host that is away.
+        let settings = Settings {
+            checkpoint_bytes: 64 << 10,
+            tail_bytes: 8 << 10,
+            segment_bytes: 64 << 10,
+            segments_max: 2,
+            snapshot_page_bytes: 4 << 10,
+            ..quick()
+        };
+        let mut cluster = Cluster::start(3, 2, settings).await;
+        let mut next = 0;
+        for round in 0..4 {
+            let victim = if round % 2 == 0 { cluster.leader().await } else { 1 + round % 3 };
+            cluster.kill(victim).await;
+            let client = cluster.client();
+            for _ in 0..200 {
+                next += 1;
+                client.propose(GROUP, session(next, next), append(1, next, 1000), within(10)).await.unwrap();
+            }
+            assert_eq!(list(&client).await, (1..=next).collect::<Vec<_>>());
+            cluster.open(victim, Bootstrap::Again).await;
+            cluster.agree().await;
+        }
+        // All at once.
+        for node in 1..=3 {
+            cluster.kill(node).await;
+        }
+        for node in 1..=3 {
+            cluster.open(node, Bootstrap::Again).await;
+        }
+        assert_eq!(list(&cluster.client()).await, (1..=next).collect::<Vec<_>>());
+        cluster.agree().await;
+        for node in 1..=3 {
+            cluster.kill(node).await;
+            let disk = runtime::disk::open_folder(cluster.folders[node as usize - 1].path()).unwrap();
+            let files = disk.list("raft").unwrap();
+            assert!(files.len() <= 14, "the log is cut and old states are removed: {files:?}");
+        }
+    });
+}
+
+#[test]
+fn a_retried_command_is_applied_once_and_an_old_one_never() {
+    runtime::process::block_on(async {
+        let cluster = Cluster::start(3, 1, quick()).await;
+        let client = cluster.client();
+        let first = client.propose(GROUP, session(1, 1), append(1, 5, 0), within(10)).await.unwrap();
+        let again = client.propose(GROUP, session(1, 1), append(1, 5, 0), within(10)).await.unwrap();
+        assert_eq!(first, again);
+        assert_eq!(list(&client).await, [5]);
+        client.propose(GROUP, session(2, 2), append(1, 6, 0), within(10)).await.unwrap();
+        let late = client.propose(GROUP, session(1, 1), append(1, 5, 0), within(10)).await;
+        assert!(matches!(late, Err(Error::TooOld { .. })));
+        assert_eq!(list(&client).await, [5, 6]);
+        let large = Bytes::from(vec![0; protocol::limits::COMMAND_BYTES_MAX + 1]);
+        assert!(matches!(client.propose(GROUP, None, large, within(10)).await, Err(Error::Unavailable { .. })));
+        let largest = append(2, 1, protocol::limits::COMMAND_BYTES_MAX - 9);
+        client.propose(GROUP, session(3, 3), largest, within(10)).await.unwrap();
+        assert!(matches!(client.read(GroupId(9), Bytes::new(), within(10)).await, Err(Error::Unavailable { .. })));
+        cluster.agree().await;
+    });
+}
+
+#[test]
+fn a_group_without_quorum_does_not_answer_and_says_what_it_knows() {
+    runtime::process::block_on(async {
+        let mut cluster = Cluster::start(3, 1, quick()).await;
+        let leader = cluster.leader().await;
+        for node in (1..=3).filter(|node| *node != leader) {
+            cluster.kill(node).await;
+        }
+        let client = cluster.client();
+        let soon = time::now() + Duration::from_millis(1500);
+        let outcome = client.propose(GROUP, session(1, 1), append(1, 5, 0), soon).await;
+        assert!(matches!(outcome, Err(Error::Unknown { .. } | Error::Unavailable { .. })), "{outcome:?}");
+        let soon = time::now() + Duration::from_millis(500);
+        assert!(client.read(GROUP, Bytes::from_static(&[1]), soon).await.is_err(), "no stale read from a lonely leader");
+    });
+}
+
+#[test]
+fn one_commit_of_a_lone_replica_is_one_sync_and_many_share_one() {
+    runtime::process::block_on(async {
+        let cluster = Cluster::start(1, 1, quick()).await;
+        let client = cluster.client();
+        client.propose(GROUP, None, append(1, 0, 0), within(10)).await.unwrap();
+        let before = runtime::disk::syncs();
+        for number in 0..50 {
+            client.propose(GROUP, None, append(1, number, 100), within(10)).await.unwrap();
+        }
+        // Other tests of this process sync as well, so these are only upper bounds when it runs alone.
+        let serial = runtime::disk::syncs() - before;
+        let before = runtime::disk::syncs();
+        let at_once = (0..500).map(|number| client.propose(GROUP, None, append(2, number, 100), within(10)));
+        for outcome in futures::future::join_all(at_once).await {
+            outcome.unwrap();
+        }
+        let shared = runtime::disk::syncs() - before;
+        println!("50 commits one by one: {serial} syncs; 500 at once: {shared} syncs");
+    });
+}
+
+#[test]
+fn leadership_is_handed_over_at_a_shutdown() {
+    runtime::process::block_on(async {
+        let mut cluster = Cluster::start(3, 1, quick()).await;
+        let client = cluster.client();
+        client.propose(GROUP, session(1, 1), append(1, 1, 0), within(10)).await.unwrap();
+        let leader = cluster.leader().await;
+        let node = cluster.nodes.remove(&leader).unwrap();
+        node.host.shut_down().await;
+        let new = cluster.nodes.iter().filter(|(_, node)| node.host.leads(GROUP).is_some()).count();
+        assert_eq!(new, 1, "somebody leads already when the shutdown returns");
+    });
+}
+
+#[test]
+fn a_replica_that_is_missing_does_not_come_back_as_if_it_had_never_voted() {
+    runtime::process::block_on(async {
+        let mut cluster = Cluster::start(3, 1, quick()).await;
+        let client = cluster.client();
+        client.propose(GROUP, session(1, 1), append(1, 1, 0), within(10)).await.unwrap();
+        drop(client);
+        cluster.kill(3).await;
+        {
+            let disk = runtime::disk::open_folder(cluster.folders[2].path()).unwrap();
+            disk.remove("raft/g1-r3.manifest").unwrap();
+        }
+        cluster.open(3, Bootstrap::Again).await;
+        let status = cluster.nodes[&3].host.status();
+        assert!(status[0].trouble.as_ref().unwrap().contains("missing"), "{status:?}");
+        // The others go on.
+        let client = cluster.client();
+        client.propose(GROUP, session(2, 2), append(1, 2, 0), within(10)).await.unwrap();
+        assert_eq!(list(&client).await, [1, 2]);
+    });
+}
