@@ -1,4 +1,7 @@
-//! The black box: what a cluster looks like from outside, and whether it kept its word.
+#![doc = include_str!("../README.md")]
 
+pub mod check;
+pub mod history;
 pub mod s3;
 pub mod scenario;
+pub mod workload;

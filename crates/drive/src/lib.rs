@@ -1,53 +1,87 @@
-//! One drive: superblock, slots, catalog, recovery.
+#![doc = include_str!("../README.md")]
 
-use protocol::{ClusterId, DriveId};
-use runtime::disk::Disk;
-use std::sync::Arc;
+mod catalog;
+mod drive;
+mod record;
+mod recovery;
+mod slot;
+mod slot_file;
+mod slot_header;
+mod superblock;
 
-/// Who a drive says it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Identity {
-    pub cluster: ClusterId,
-    pub drive: DriveId,
-    /// Random, made when the drive was formatted.
-    pub uuid: u128,
-    /// Raised durably by each mount.
-    pub mounts: u64,
-}
+pub use crate::drive::{Drive, DriveUsage};
+pub use record::{block_checksum, block_count, verify_blocks};
+pub use recovery::{Damage, DamagedRange};
+pub use slot::{LIST_PAGE_MAX, Slot};
+pub use slot_file::{Blocks, Operation, Page, SlotFile, Written, file_name};
+pub use superblock::{Found, Identity, format, inspect, mount};
 
-/// What is found where a drive should be.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Found {
-    /// No superblock and nothing else: an empty folder, or a mount point without its mount.
-    Empty,
-    /// No superblock, but files.
-    Foreign {
-        example: String,
-    },
-    /// A superblock of which no copy is intact.
-    Corrupt {
-        detail: String,
-    },
-    Formatted(Identity),
-}
+use protocol::Epoch;
 
-/// Look, and change nothing.
-pub fn inspect(disk: &Arc<dyn Disk>) -> runtime::disk::Result<Found> {
-    let _ = disk;
-    todo!()
-}
-
-/// Write superblocks to an empty drive, durably. Fails if it is not [`Found::Empty`].
-pub fn format(disk: &Arc<dyn Disk>, cluster: ClusterId, drive: DriveId) -> Result<Identity, Error> {
-    let _ = (disk, cluster, drive);
-    todo!()
-}
+/// Unit of writing: a drive writes a sector wholly or not at all. Part of the formats.
+pub const SECTOR_BYTES: usize = 512;
 
 /// Why a drive is refused.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Disk(#[from] runtime::disk::Error),
+    /// The drive is reachable, but is not what should be there. Says what to do.
     #[error("{drive}: {detail}")]
     Refused { drive: String, detail: String },
+}
+
+/// Why a slot did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The caller's epoch is not the slot's; nothing was changed (I11).
+    #[error("stale epoch: the slot is at {slot}")]
+    StaleEpoch { slot: Epoch },
+    /// The slot was fenced: it takes no more shards under any epoch up to this.
+    #[error("sealed at epoch {slot}")]
+    Sealed { slot: Epoch },
+    #[error("no such slot or shard")]
+    NotFound,
+    /// The bytes there fail their checksum, or the drive cannot read them; they were not returned (I4).
+    #[error("corrupt: {detail}")]
+    Corrupt { detail: String },
+    /// The drive is closed or gone. Names the drive.
+    #[error("drive unavailable: {detail}")]
+    Closed { detail: String },
+    /// The slot has reached its size, or the drive has no space.
+    #[error("no space left")]
+    Full,
+    /// Too many bytes wait for this drive; nothing was changed.
+    #[error("busy")]
+    Busy,
+    /// The request itself is not sound.
+    #[error("bad request: {detail}")]
+    Invalid { detail: String },
+}
+
+impl From<runtime::disk::Error> for Refusal {
+    fn from(error: runtime::disk::Error) -> Refusal {
+        match error {
+            runtime::disk::Error::Full { .. } => Refusal::Full,
+            error => Refusal::Closed { detail: error.to_string() },
+        }
+    }
+}
+
+/// CRC-32C (Castagnoli).
+fn crc32c(bytes: &[u8]) -> u32 {
+    u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes)).expect("a CRC-32 has 32 bits")
+}
+
+/// Put the CRC-32C of all but the last four bytes into the last four.
+fn seal_with_crc(block: &mut [u8]) {
+    let body = block.len() - 4;
+    let crc = crc32c(&block[..body]);
+    block[body..].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Whether the last four bytes are the CRC-32C of all before.
+fn crc_holds(block: &[u8]) -> bool {
+    let body = block.len() - 4;
+    crc32c(&block[..body]).to_le_bytes() == block[body..]
 }

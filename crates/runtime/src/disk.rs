@@ -55,6 +55,16 @@ pub struct Space {
     pub free: u64,
 }
 
+/// Whether `name` is one that a file or folder of a drive may have. Names are made by us, so this guards against our own
+/// mistakes, and against names that were read from a damaged file; none of them can leave the folder of its drive.
+pub fn is_sound_name(name: &str) -> bool {
+    let is_sound_part = |part: &str| {
+        let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+        !part.is_empty() && part.len() <= 128 && !part.starts_with('.') && part.bytes().all(allowed)
+    };
+    name.split('/').count() <= 3 && name.split('/').all(is_sound_part)
+}
+
 /// One drive. Names are relative, `/`-separated, at most two folders deep, of `[a-z0-9._-]`.
 pub trait Disk: Send + Sync + 'static {
     /// The drive as people know it: its path.

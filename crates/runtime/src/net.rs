@@ -43,7 +43,12 @@ impl TcpStream {
 
 impl AsyncRead for TcpStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        let filled = buffer.filled().len();
+        let polled = Pin::new(&mut self.0).poll_read(cx, buffer);
+        if let Poll::Ready(Ok(())) = polled {
+            crate::side::note("bytes read", &buffer.filled()[filled..]);
+        }
+        polled
     }
 }
 

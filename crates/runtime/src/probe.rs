@@ -6,6 +6,13 @@ pub fn planted(name: &'static str) -> bool {
     crate::side::planted(name)
 }
 
+/// Feed the event hash of a simulation with something that happened: a reply to a client, a step of the nemesis. Nothing
+/// in production.
+#[inline(always)]
+pub fn note_event(kind: &'static str, bytes: &[u8]) {
+    crate::side::note(kind, bytes);
+}
+
 /// Note that a rare state was reached. A sweep prints which were never reached.
 #[macro_export]
 macro_rules! probe {

@@ -21,6 +21,12 @@ where
     Task { handle: Some(tokio::spawn(future)) }
 }
 
+/// Hold a task that was started elsewhere.
+#[allow(dead_code, reason = "only the simulated side starts tasks on other machines")]
+pub(crate) fn held<T>(handle: tokio::task::JoinHandle<T>) -> Task<T> {
+    Task { handle: Some(handle) }
+}
+
 /// Let other tasks run.
 pub async fn yield_now() {
     tokio::task::yield_now().await;

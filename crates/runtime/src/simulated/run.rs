@@ -1,0 +1,45 @@
+//! Running one simulation.
+
+use std::future::Future;
+use std::ops::Range;
+use std::time::Duration;
+
+/// A simulation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub seed: u64,
+    /// Delay of each delivery.
+    pub latency: Range<Duration>,
+    /// The simulation panics when this much simulated time has passed.
+    pub time_max: Duration,
+}
+
+impl Settings {
+    /// A simulation under `seed` on a calm network, of at most an hour.
+    pub fn new(seed: u64) -> Settings {
+        Settings { seed, latency: Duration::from_micros(200)..Duration::from_millis(3), time_max: Duration::from_secs(3600) }
+    }
+}
+
+/// Run the future that `make` makes, as the simulator (machine 0), to its end. Once in a process: a second simulation
+/// would differ from the same one alone.
+pub fn run<M, F>(settings: Settings, make: M) -> F::Output
+where
+    M: FnOnce() -> F + Send + 'static,
+    F: Future,
+    F::Output: Send + 'static,
+{
+    super::interpose::keep();
+    // A fresh thread, as std seeds its hash maps per thread.
+    let simulation = std::thread::spawn(move || {
+        let mut config = madsim::Config::default();
+        config.net.send_latency = settings.latency;
+        let mut runtime = madsim::runtime::Runtime::with_seed_and_config(settings.seed, config);
+        runtime.set_time_limit(settings.time_max);
+        runtime.block_on(async move { make().await })
+    });
+    match simulation.join() {
+        Ok(output) => output,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
