@@ -1,15 +1,26 @@
-//! Partitions: records, uploads, listing, preconditions. Never sees a drive.
-//!
-//! [`Partition`] is the deterministic state machine; [`Client`] the typed way to it.
+#![doc = include_str!("../README.md")]
 
+mod blob;
+mod bucket;
 pub mod client;
+pub mod commands;
+mod garbage;
+pub mod keys;
+mod listing;
+mod merge;
+mod object;
 pub mod partition;
+pub mod rows;
+mod session;
+#[cfg(test)]
+mod tests;
+mod upload;
 
 pub use client::Client;
 pub use partition::Partition;
 
 use protocol::record::Headers;
-use protocol::{BlobRef, Body, BucketId, Checksum, ChecksumKind, GroupId, Revision, UploadId};
+use protocol::{BlobRef, Body, BucketId, Checksum, ChecksumKind, GroupId, Home, Revision, UploadId};
 use serde::{Deserialize, Serialize};
 
 /// A bucket as its requests reach partitions: incarnation and the partitions that hold its keys.
@@ -69,12 +80,17 @@ pub struct NamedPart {
 }
 
 /// What to list. Keys are ordered by their UTF-8 bytes.
+///
+/// The entries of a listing are the keys that start with `prefix`; those that contain `delimiter` behind it are
+/// rolled up into one common prefix that ends with the first delimiter. An empty delimiter is none.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ListQuery {
     pub prefix: String,
     pub delimiter: Option<String>,
-    /// Only what sorts after this. A common prefix that equals it or whose keys would be hidden by it is skipped.
+    /// Only entries that sort after this. A common prefix that equals it or that it starts with is skipped, so that
+    /// the last entry of a page, whatever it is, begins the next page.
     pub after: Option<String>,
+    /// Most entries, keys and common prefixes together; cut to [`protocol::limits::LIST_KEYS_MAX`]. 0: none.
     pub max: u32,
 }
 
@@ -116,6 +132,7 @@ pub struct UploadQuery {
     pub after_key: Option<String>,
     /// With `after_key`: also uploads of that very key with a greater id.
     pub after_upload: Option<UploadId>,
+    /// Most uploads and common prefixes together; cut to [`protocol::limits::LIST_KEYS_MAX`]. 0: none.
     pub max: u32,
 }
 
@@ -153,6 +170,10 @@ pub enum Error {
     InvalidPartOrder,
     #[error("part {number} is smaller than 5 MiB")]
     EntityTooSmall { number: u16 },
+    /// The commit names a new blob that was settled as an orphan while the commit was under way: certainly not
+    /// applied, and never will be. 503; the client's retry writes new blobs.
+    #[error("a blob of this write was settled: write it again")]
+    Settled,
     #[error("malformed command or query: {0}")]
     Malformed(String),
     /// Certainly not applied.
@@ -163,6 +184,40 @@ pub enum Error {
     Unknown(String),
     #[error("busy")]
     Busy,
+}
+
+/// Place of an entry in a partition's garbage queue: the revision of the command that queued it, and its ordinal
+/// in that command.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct GarbageId {
+    pub revision: Revision,
+    pub ordinal: u8,
+}
+
+/// The next step of one entry of a garbage queue: blobs that no record names any more, and that no command will
+/// ever name again. An entry of a large upload takes many steps.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Garbage {
+    pub id: GarbageId,
+    /// What the headers of their shards carry.
+    pub home: Home,
+    pub blobs: Vec<BlobRef>,
+    /// Tell [`Client::collect`] when all of `blobs` are gone from all slots: the part up to which this step goes.
+    pub through: u16,
+    /// There is more of this entry behind this step.
+    pub more: bool,
+}
+
+/// State of a bucket in one partition, for status pages and audits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BucketUsage {
+    pub open: bool,
+    pub attempt: u64,
+    pub objects: u64,
+    /// Bytes of all current versions.
+    pub bytes: u64,
+    /// Uploads under way.
+    pub uploads: u64,
 }
 
 /// The blobs of a body that a failed commit must leave to the audit, or a refused one may abandon.

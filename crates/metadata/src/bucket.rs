@@ -1,0 +1,143 @@
+//! Buckets in one partition: open, closed, removed. Closed by default.
+//!
+//! Always holds: a write is taken only while this incarnation's row says open; the row obeys attempts in rising
+//! order, and within one attempt closing comes before reopening; what was removed never opens again.
+
+use consensus::RowsMut;
+use protocol::{BucketId, key_hash};
+use runtime::{planted, probe};
+
+use crate::rows::{BucketRow, BucketState, Read, Share, Versioning, write};
+use crate::{BucketUsage, Error, keys};
+
+/// Open for the keys of `share`, or reopen after a close of the same or an older attempt.
+pub(crate) fn open(rows: &mut RowsMut<'_>, bucket: BucketId, attempt: u64, share: Share) -> Result<(), Error> {
+    check_share(share)?;
+    let row = match find(rows, bucket)? {
+        None => BucketRow::new(BucketState::Open, attempt, share),
+        Some(row) if row.state == BucketState::Removed => return stale(),
+        Some(row) if attempt < row.attempt && !planted("reopen-by-old-attempt") => return stale(),
+        Some(row) => BucketRow { state: BucketState::Open, attempt, share, ..row },
+    };
+    write(rows, &keys::bucket(bucket), &row);
+    Ok(())
+}
+
+/// Close; the emptiness that is returned holds until the bucket is reopened, as nothing is written to a closed one.
+/// An incarnation that was never opened here gets a closed row: a delayed open of an older attempt must not open it.
+pub(crate) fn close(rows: &mut RowsMut<'_>, bucket: BucketId, attempt: u64, share: Share) -> Result<bool, Error> {
+    check_share(share)?;
+    let row = match find(rows, bucket)? {
+        None => BucketRow::new(BucketState::Closed, attempt, share),
+        Some(row) if attempt < row.attempt => return stale(),
+        Some(row) if row.state == BucketState::Removed => return Ok(true),
+        // Reopened under this very attempt: the close is a late one.
+        Some(row) if attempt == row.attempt && row.state == BucketState::Open => return stale(),
+        Some(row) => BucketRow { state: BucketState::Closed, attempt, ..row },
+    };
+    write(rows, &keys::bucket(bucket), &row);
+    Ok(is_empty(rows, bucket))
+}
+
+/// Remove what was closed and is empty. The row stays as a mark of the removal.
+pub(crate) fn remove(rows: &mut RowsMut<'_>, bucket: BucketId, attempt: u64) -> Result<(), Error> {
+    let Some(row) = find(rows, bucket)? else { return Err(Error::NotOpen) };
+    match row.state {
+        _ if attempt < row.attempt => stale(),
+        BucketState::Removed => Ok(()),
+        BucketState::Closed if attempt > row.attempt => Err(malformed("remove under an attempt that did not close")),
+        BucketState::Closed if is_empty(rows, bucket) => {
+            write(rows, &keys::bucket(bucket), &BucketRow { state: BucketState::Removed, ..row });
+            Ok(())
+        }
+        BucketState::Closed => Err(malformed("remove of a bucket that is not empty")),
+        BucketState::Open => Err(malformed("remove of a bucket that is open")),
+    }
+}
+
+/// The row of a bucket that takes a write to `key`.
+pub(crate) fn writable(rows: &impl Read, bucket: BucketId, key: &str) -> Result<BucketRow, Error> {
+    check_key(key)?;
+    let row = match find(rows, bucket)? {
+        Some(row) => row,
+        None if planted("default-open-partition") => BucketRow::new(BucketState::Open, 0, Share { index: 0, of: 1 }),
+        None => return Err(Error::NotOpen),
+    };
+    match row.state {
+        BucketState::Removed => {
+            probe!("write-to-a-removed-bucket");
+            Err(Error::NotOpen)
+        }
+        BucketState::Closed => {
+            probe!("write-to-a-closed-bucket");
+            Err(Error::Closed)
+        }
+        // The writer's list of partitions is not ours: it refreshes.
+        BucketState::Open if !row.share.holds(key_hash(bucket, key)) => Err(Error::NotOpen),
+        BucketState::Open => Ok(row),
+    }
+}
+
+/// The row of a bucket that can be read: also a closed one, which may reopen.
+pub(crate) fn readable(rows: &impl Read, bucket: BucketId) -> Result<BucketRow, Error> {
+    match find(rows, bucket)? {
+        Some(row) if row.state != BucketState::Removed => Ok(row),
+        _ => Err(Error::NotOpen),
+    }
+}
+
+/// The row of an incarnation, whatever its state.
+pub(crate) fn find(rows: &impl Read, bucket: BucketId) -> Result<Option<BucketRow>, Error> {
+    rows.row(&keys::bucket(bucket))
+}
+
+/// State and counts.
+pub(crate) fn usage(rows: &impl Read, bucket: BucketId) -> Result<Option<BucketUsage>, Error> {
+    Ok(find(rows, bucket)?.map(|row| BucketUsage {
+        open: row.state == BucketState::Open,
+        attempt: row.attempt,
+        objects: row.objects,
+        bytes: row.bytes,
+        uploads: row.uploads,
+    }))
+}
+
+/// Write the row back with its new counts.
+pub(crate) fn store(rows: &mut RowsMut<'_>, bucket: BucketId, row: &BucketRow) {
+    write(rows, &keys::bucket(bucket), row);
+}
+
+/// Fails unless S3 knows such a key.
+pub(crate) fn check_key(key: &str) -> Result<(), Error> {
+    if key.is_empty() || key.len() > protocol::limits::KEY_BYTES_MAX {
+        return Err(malformed("a key has 1 to 1024 bytes"));
+    }
+    Ok(())
+}
+
+pub(crate) fn malformed(why: &str) -> Error {
+    Error::Malformed(why.to_string())
+}
+
+impl BucketRow {
+    fn new(state: BucketState, attempt: u64, share: Share) -> BucketRow {
+        BucketRow { state, attempt, share, versioning: Versioning::Unversioned, objects: 0, bytes: 0, uploads: 0 }
+    }
+}
+
+/// By the rows themselves, not by the counts.
+fn is_empty(rows: &impl Read, bucket: BucketId) -> bool {
+    [keys::OBJECTS, keys::UPLOADS].into_iter().all(|family| {
+        let range = keys::prefixed(family, bucket, "");
+        rows.first_in(&range.start, &range.end).is_none()
+    })
+}
+
+fn check_share(share: Share) -> Result<(), Error> {
+    if share.index < share.of { Ok(()) } else { Err(malformed("the share's index lies beyond its count")) }
+}
+
+fn stale<T>() -> Result<T, Error> {
+    probe!("bucket-command-of-a-stale-attempt");
+    Err(Error::StaleAttempt)
+}

@@ -1,0 +1,120 @@
+//! Commands, queries and replies of a partition, as they cross the wire: [`protocol::wire`] over these types.
+
+use protocol::record::Headers;
+use protocol::{BlobId, BucketId, Checksum, ChecksumKind, Home, Record, Revision, UploadId, WriterId};
+use serde::{Deserialize, Serialize};
+
+use crate::rows::Share;
+use crate::{Error, GarbageId, ListQuery, Listed, NamedPart, Part, Preconditions, Upload, UploadQuery};
+
+/// Everything that changes a partition. The comments name the reply.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Open a bucket's incarnation for the keys of `share`. `()`
+    OpenBucket { bucket: BucketId, attempt: u64, share: Share },
+    /// Close it, and say whether it is empty here. `bool`
+    CloseBucket { bucket: BucketId, attempt: u64, share: Share },
+    /// Remove the closed and empty incarnation for good. `()`
+    RemoveBucket { bucket: BucketId, attempt: u64 },
+    /// Commit a record. [`crate::Applied`]
+    Put { bucket: BucketId, key: String, record: Record, conditions: Preconditions },
+    /// Delete a key. [`crate::Applied`]
+    Delete { bucket: BucketId, key: String, conditions: Preconditions },
+    /// Begin an upload. `()`
+    CreateUpload {
+        bucket: BucketId,
+        key: String,
+        upload: UploadId,
+        headers: Headers,
+        checksum: Option<(ChecksumKind, bool)>,
+        created_ms: u64,
+    },
+    /// Commit a part. `()`
+    PutPart { bucket: BucketId, key: String, upload: UploadId, part: Part },
+    /// Make a version of an upload. [`Record`]
+    CompleteUpload {
+        bucket: BucketId,
+        key: String,
+        upload: UploadId,
+        parts: Vec<NamedPart>,
+        conditions: Preconditions,
+        checksum: Option<Checksum>,
+        modified_ms: u64,
+    },
+    /// Give an upload up. `()`
+    AbortUpload { bucket: BucketId, key: String, upload: UploadId },
+    /// From now on refuse every commit of a new blob of `writer` up to `up_to`; say which of `asked` are named. `Vec<BlobId>`
+    Settle { writer: WriterId, up_to: u64, asked: Vec<(Home, BlobId)> },
+    /// All blobs of a garbage entry's step are gone from all slots: forget them. Whether the entry is finished: `bool`
+    Collect { entry: GarbageId, through: u16 },
+}
+
+/// Everything that can be asked. The comments name the reply.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Query {
+    /// `Option<Record>`
+    Get { bucket: BucketId, key: String },
+    /// [`Page<Part>`]
+    CompletedParts { upload: UploadId, first_number: u16, max: u32 },
+    /// [`Page<Listed>`]
+    List { bucket: BucketId, query: ListQuery },
+    /// [`Upload`]
+    Upload { bucket: BucketId, key: String, upload: UploadId },
+    /// `(Upload, Page<Part>)`
+    ListParts { bucket: BucketId, key: String, upload: UploadId, after: u16, max: u32 },
+    /// [`Page<UploadLine>`]
+    ListUploads { bucket: BucketId, query: UploadQuery },
+    /// Which of these blobs a row names now: the past, no promise. `Vec<BlobId>`
+    Named { asked: Vec<BlobId> },
+    /// The next steps of the garbage queue behind `after`. `Vec<Garbage>`
+    Garbage { after: Option<GarbageId>, max: u32 },
+    /// `Option<BucketUsage>`
+    Usage { bucket: BucketId },
+}
+
+/// What a partition answers to commands and queries alike.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reply<T> {
+    /// The last revision that the answer saw: a witness of the order.
+    pub revision: Revision,
+    pub result: Result<T, Error>,
+}
+
+/// A page of anything.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Page<T> {
+    pub entries: Vec<T>,
+    /// There is more after the last entry. Then there is at least one entry, unless none was asked for.
+    pub truncated: bool,
+}
+
+/// One line of a listing of uploads.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum UploadLine {
+    Upload(Upload),
+    Prefix(String),
+}
+
+/// A line of a listing that is merged from several partitions.
+pub(crate) trait Line {
+    /// Where it stands. Two lines at the same place are the same common prefix.
+    fn place(&self) -> (&str, Option<UploadId>);
+}
+
+impl Line for Listed {
+    fn place(&self) -> (&str, Option<UploadId>) {
+        match self {
+            Listed::Object { key, .. } => (key, None),
+            Listed::Prefix(prefix) => (prefix, None),
+        }
+    }
+}
+
+impl Line for UploadLine {
+    fn place(&self) -> (&str, Option<UploadId>) {
+        match self {
+            UploadLine::Upload(upload) => (&upload.key, Some(upload.id)),
+            UploadLine::Prefix(prefix) => (prefix, None),
+        }
+    }
+}

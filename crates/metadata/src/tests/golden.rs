@@ -1,0 +1,115 @@
+//! Bytes of rows as drives hold them. If a test here fails, the format changed: that needs a new format version.
+
+use super::*;
+use crate::rows::{BucketRow, BucketState, CompletedRow, Condemned, Counters, GarbageRow, PartRow, UploadRow, Versioning, decode, encode};
+use crate::{GarbageId, Upload, keys};
+use protocol::record::PartRef;
+use protocol::{Checksum, ChecksumKind, Home};
+use serde::{Serialize, de::DeserializeOwned};
+use std::fmt::Debug;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(key: &[u8], key_hex: &str, value: &T, value_hex: &str) {
+    let encoded = encode(key, value);
+    assert_eq!((hex(key).as_str(), hex(&encoded).as_str()), (key_hex, value_hex));
+    assert_eq!(decode::<T>(key, &encoded).as_ref(), Ok(value));
+}
+
+fn headers() -> Headers {
+    Headers { content_type: Some("t".into()), user: vec![("n".into(), "v".into())], ..Headers::default() }
+}
+
+fn checksum() -> Checksum {
+    Checksum { kind: ChecksumKind::Crc32C, value: vec![1, 2, 3, 4], composite: true }
+}
+
+#[test]
+fn bucket_counters_and_floor_rows() {
+    let share = Share { index: 1, of: 4 };
+    let row = BucketRow {
+        state: BucketState::Closed,
+        attempt: 300,
+        share,
+        versioning: Versioning::Unversioned,
+        objects: 2,
+        bytes: 128,
+        uploads: 3,
+    };
+    golden(&keys::bucket(BUCKET), "620000000000000007", &row, "0101ac020104000280010395bbfd9fa25bd1d8");
+    golden(&keys::counters(), "72", &Counters { revision: Revision(9), completed: 2 }, "010902865a125de0183a77");
+    golden(&keys::floor(WriterId(3)), "770000000000000003", &5u64, "0105eb84796ea060973e");
+    golden(
+        &keys::blob(blob_id(5)),
+        "7800000000000000030000000000000005",
+        &Home { bucket: BUCKET, key_hash: 300 },
+        "0107ac02318e6afeed9567c9",
+    );
+}
+
+#[test]
+fn record_rows() {
+    let record =
+        Record { revision: Revision(9), checksum: Some(checksum()), headers: headers(), ..record("ab", Body::Blobs(vec![blob(5, 300)])) };
+    golden(
+        &keys::object(BUCKET, "a\0/é", Revision(9)),
+        "6f00000000000000076100ff2fc3a90000fffffffffffffff6",
+        &record,
+        "0109ac020261620101040102030401010174000000000001016e0176050101010305ac0205aacd9013d2eacf7d",
+    );
+    let record = Record { body: inline("xyz"), bytes: 3, checksum: None, headers: Headers::default(), ..record };
+    golden(
+        &keys::object(BUCKET, "b", Revision(9)),
+        "6f0000000000000007620000fffffffffffffff6",
+        &record,
+        "010903026162000000000000000005000378797af98a3da5aba8d68e",
+    );
+    let parts = Body::Parts { upload: UploadId(1 << 64 | 2), parts: vec![PartRef { number: 3, bytes: 300 }] };
+    let record = Record { body: parts, bytes: 300, etag: "ab-1".into(), ..record };
+    golden(
+        &keys::object(BUCKET, "c", Revision(9)),
+        "6f0000000000000007630000fffffffffffffff6",
+        &record,
+        "0109ac020461622d3100000000000000000502828080808080808080020103ac028b79eca6e192ba16",
+    );
+    let row = CompletedRow { bucket: BUCKET, key: "c".into(), record };
+    golden(
+        &keys::completed(UploadId(1 << 64 | 2)),
+        "6300000000000000010000000000000002",
+        &row,
+        "0107016309ac020461622d3100000000000000000502828080808080808080020103ac02856a3cd20505cf97",
+    );
+    golden(&keys::completion(Revision(9)), "640000000000000009", &UploadId(1 << 64 | 2), "018280808080808080800286776d143f539f2c");
+}
+
+#[test]
+fn upload_and_part_rows() {
+    let id = UploadId(1 << 64 | 2);
+    let upload = Upload { id, key: "k".into(), headers: headers(), checksum: Some((ChecksumKind::Sha256, true)), created_ms: 128 };
+    golden(
+        &keys::upload(BUCKET, "k", id),
+        "7500000000000000076b000000000000000000010000000000000002",
+        &UploadRow { revision: Revision(8), upload },
+        "010882808080808080808002016b010174000000000001016e017601040180015266cb3ea71b3fda",
+    );
+    let part = Part { checksum: Some(checksum()), ..part(3, 0xab, &[blob(5, 300)]) };
+    golden(
+        &keys::part(id, 3),
+        "70000000000000000100000000000000020003",
+        &PartRow { revision: Revision(9), part },
+        "010903ac022030303030303030303030303030303030303030303030303030303030303061620101040102030401060101010305ac0205f1b2940f4805b5e0",
+    );
+    golden(&keys::unnamed(id), "7300000000000000010000000000000002", &vec![1u16, 300], "010201ac02d488f07b289a48e3");
+}
+
+#[test]
+fn garbage_rows() {
+    let home = Home { bucket: BUCKET, key_hash: 300 };
+    let row = |condemned| GarbageRow { home, condemned };
+    let key = |ordinal| keys::garbage(GarbageId { revision: Revision(9), ordinal });
+    golden(&key(0), "67000000000000000900", &row(Condemned::Blobs(vec![blob(5, 300)])), "0107ac020001010305ac02053b0786f6ac9704c2");
+    golden(&key(0), "67000000000000000900", &row(Condemned::Upload(UploadId(2))), "0107ac020102238d0b3404e6b54d");
+    golden(&key(1), "67000000000000000901", &row(Condemned::Unnamed(UploadId(2))), "0107ac02020282466f47261caa0c");
+}
