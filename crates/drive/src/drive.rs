@@ -10,6 +10,9 @@ use runtime::disk::{self, Disk};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
+/// Most slots of one drive: each is an open file. A drive is meant to hold some 200.
+const SLOTS_OF_DRIVE_MAX: usize = 8192;
+
 /// The slots of one drive.
 pub struct Drive {
     disk: Arc<dyn Disk>,
@@ -92,6 +95,7 @@ impl Drive {
             let _creating = drive.creating.lock().expect("nothing panics under this lock");
             match drive.slot(at) {
                 Ok(slot) => confirm(&slot, epoch, scheme),
+                Err(Refusal::NotFound) if drive.slots().len() >= SLOTS_OF_DRIVE_MAX => Err(Refusal::Full),
                 Err(Refusal::NotFound) => {
                     let file = SlotFile::create(&drive.disk, at, epoch, scheme)?;
                     let slot = Slot::new(drive.disk.clone(), file, drive.admission.clone());

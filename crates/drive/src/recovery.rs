@@ -21,6 +21,8 @@ use std::ops::Range;
 const PAGE_BYTES: usize = 128 << 10;
 /// Damaged ranges that are remembered; all are counted.
 const RANGES_MAX: usize = 64;
+/// Places of one slot that may be unreadable before it is given up: a failing drive takes seconds for each.
+const UNREADABLE_MAX: u32 = 64;
 
 /// Parts of a slot file that hold no intact record although they were durable.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -264,11 +266,12 @@ struct Pages<'a> {
     page: Vec<u8>,
     start: u64,
     former: u64,
+    unreadable: u32,
 }
 
 impl<'a> Pages<'a> {
     fn new(file: &'a dyn DiskFile, len: u64) -> Pages<'a> {
-        Pages { file, len, page: Vec::new(), start: 0, former: 0 }
+        Pages { file, len, page: Vec::new(), start: 0, former: 0, unreadable: 0 }
     }
 
     /// `want` bytes from `offset`, fewer at the file's end; `None` where the drive cannot read.
@@ -280,22 +283,27 @@ impl<'a> Pages<'a> {
         let inside = offset >= self.start && offset + want as u64 <= self.start + self.page.len() as u64;
         if !inside {
             let bytes = if near { PAGE_BYTES.max(want).min(rest) } else { want };
-            if !self.fill(offset, bytes)? && !self.fill(offset, want)? && !self.fill(offset, want.min(SECTOR_BYTES))? {
-                return Ok(None);
+            if let Err(error) = self.fill(offset, bytes)?
+                && self.fill(offset, want)?.is_err()
+                && self.fill(offset, want.min(SECTOR_BYTES))?.is_err()
+            {
+                self.unreadable += 1;
+                return if self.unreadable > UNREADABLE_MAX { Err(error) } else { Ok(None) };
             }
         }
         let from = (offset - self.start) as usize;
         Ok(Some(&self.page[from..(from + want).min(self.page.len())]))
     }
 
-    fn fill(&mut self, offset: u64, bytes: usize) -> disk::Result<bool> {
+    /// The inner error: the drive cannot read these bytes, but may read others.
+    fn fill(&mut self, offset: u64, bytes: usize) -> disk::Result<disk::Result<()>> {
         self.page.resize(bytes, 0);
         self.start = offset;
         match self.file.read_at(offset, &mut self.page) {
-            Ok(()) => Ok(true),
-            Err(disk::Error::Io { .. }) => {
+            Ok(()) => Ok(Ok(())),
+            Err(error @ disk::Error::Io { .. }) => {
                 self.page.clear();
-                Ok(false)
+                Ok(Err(error))
             }
             Err(error) => Err(error),
         }

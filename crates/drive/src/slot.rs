@@ -1,7 +1,7 @@
 //! A slot as its callers see it: asynchronous, with group commit. Appends queue; one task writes what has queued
 //! up with one sync, while the next ones queue.
-//! Invariants: at most one commit of a slot is under way; what waits is bounded in bytes and number; an operation
-//! that nobody waits for any more is dropped before it starts, never in the middle.
+//! Invariants: at most one commit of a slot is under way; appends that wait are bounded in bytes and number; an
+//! operation that nobody waits for any more is dropped before it starts, never in the middle.
 
 use crate::slot_file::{Blocks, Operation, Page, SlotFile, Written};
 use crate::{Damage, Refusal};
@@ -64,7 +64,7 @@ struct Waiting {
     operation: Operation,
     answer: oneshot::Sender<Written>,
     /// Held until the operation has ended, whoever still waits for it.
-    permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Slot {
@@ -75,17 +75,25 @@ impl Slot {
     /// Append one shard; returns when it is durable. The same shard again succeeds, other content under its id is
     /// refused, and so is any epoch but the slot's. [`Refusal::Busy`] if too much waits for the drive.
     pub async fn append(self: &Arc<Slot>, blob: BlobId, epoch: Epoch, header: ShardHeader, bytes: Bytes) -> Written {
-        self.perform(bytes.len(), Operation::Append { blob, epoch, header, bytes }).await
+        let permit = match self.admission.queued.clone().try_acquire_many_owned(grains(bytes.len())) {
+            Ok(permit) => permit,
+            Err(_) => {
+                runtime::probe!("drive busy");
+                return Err(Refusal::Busy);
+            }
+        };
+        self.perform(Some(permit), Operation::Append { blob, epoch, header, bytes }).await
     }
 
     /// End appends in flight and take no more; durable when this returns.
     pub async fn fence(self: &Arc<Slot>, epoch: Epoch) -> Written {
-        self.perform(0, Operation::Fence { epoch }).await
+        // Never refused for the appends that it is to end.
+        self.perform(None, Operation::Fence { epoch }).await
     }
 
     /// Take shards again under `epoch`; durable when this returns.
     pub async fn reopen(self: &Arc<Slot>, epoch: Epoch) -> Written {
-        self.perform(0, Operation::Reopen { epoch }).await
+        self.perform(None, Operation::Reopen { epoch }).await
     }
 
     /// Blocks of a shard, each verified. Waits while too much is being read from the drive.
@@ -144,15 +152,8 @@ impl Slot {
         }
     }
 
-    async fn perform(self: &Arc<Slot>, bytes: usize, operation: Operation) -> Written {
+    async fn perform(self: &Arc<Slot>, permit: Option<OwnedSemaphorePermit>, operation: Operation) -> Written {
         self.open()?;
-        let permit = match self.admission.queued.clone().try_acquire_many_owned(grains(bytes)) {
-            Ok(permit) => permit,
-            Err(_) => {
-                runtime::probe!("drive busy");
-                return Err(Refusal::Busy);
-            }
-        };
         let (answer, outcome) = oneshot::channel();
         {
             let mut queue = self.queue();

@@ -142,6 +142,12 @@ impl SlotFile {
                 slot_header::write(&*file, &header)?;
                 file.sync()?;
             }
+        } else if header.durable < recovered.end {
+            // What was found is durable now: from here on, nothing of it can be taken for torn.
+            header.durable = recovered.end;
+            header.sequence += 1;
+            slot_header::write(&*file, &header)?;
+            file.sync()?;
         }
         if recovered.torn > 0 {
             tracing::info!(drive = disk.label(), slot = name, bytes = recovered.torn, "writes that a crash had torn were dropped");

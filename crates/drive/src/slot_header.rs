@@ -114,6 +114,9 @@ pub(crate) fn decode(sector: &[u8; SECTOR_BYTES]) -> Result<SlotHeader, String> 
     let generation = Generation(fields.get_u32_le());
     let slot = SlotIndex(fields.get_u8());
     let scheme = decode_scheme([fields.get_u8(), fields.get_u8(), fields.get_u8()]).ok_or("an unknown scheme")?;
+    if usize::from(slot.0) >= scheme.total() {
+        return Err(format!("slot {slot} of {scheme}"));
+    }
     let epoch = Epoch(fields.get_u64_le());
     let sealed = match fields.get_u8() {
         1 => false,

@@ -14,7 +14,7 @@ use runtime::rpc::{Reply, Request, Rpc};
 use runtime::task::{self, Task};
 use runtime::time;
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 /// How often a drive's path is compared with what is open.
@@ -27,7 +27,17 @@ pub struct Server {
 }
 
 #[derive(Default)]
-struct Drives(RwLock<BTreeMap<DriveId, Arc<Drive>>>);
+struct Drives(RwLock<BTreeMap<DriveId, Known>>);
+
+#[derive(Clone)]
+enum Known {
+    Open(Arc<Drive>),
+    /// Refused, or closed: nothing of it is held any more, so that its folder can be opened again.
+    Gone {
+        label: String,
+        reason: String,
+    },
+}
 
 /// State of one drive, for status pages and heartbeats.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -50,11 +60,17 @@ impl Server {
     pub async fn open(rpc: &Rpc, drives: Vec<(DriveId, Arc<dyn Disk>)>) -> (Server, Vec<(DriveId, drive::Error)>) {
         let server = Server { drives: Arc::default(), _watch: task::spawn(std::future::ready(())) };
         let opened = futures::future::join_all(drives.into_iter().map(|(drive, disk)| {
-            let adding = server.add_drive(drive, disk);
-            async move { (drive, adding.await) }
+            let (server, label) = (&server, disk.label().to_string());
+            async move { (drive, label, server.add_drive(drive, disk).await) }
         }))
         .await;
-        let failed = opened.into_iter().filter_map(|(drive, outcome)| Some((drive, outcome.err()?))).collect();
+        let mut failed = Vec::new();
+        for (drive, label, outcome) in opened {
+            if let Err(error) = outcome {
+                server.refuse_drive(drive, label, error.to_string());
+                failed.push((drive, error));
+            }
+        }
         let served = server.drives.clone();
         rpc.register(
             messages::SERVICE,
@@ -72,11 +88,19 @@ impl Server {
     pub async fn add_drive(&self, drive: DriveId, disk: Arc<dyn Disk>) -> Result<(), drive::Error> {
         let opening = disk.clone();
         let opened = disk::run(&disk, move || Drive::open(opening)).await?;
-        let former = self.drives.write().insert(drive, Arc::new(opened));
-        if let Some(former) = former {
+        let former = self.drives.write().insert(drive, Known::Open(Arc::new(opened)));
+        if let Some(Known::Open(former)) = former {
             former.disk().close("another folder took its place");
         }
         Ok(())
+    }
+
+    /// A drive that should be here was refused: whoever asks for it is told so, with its name and the reason.
+    pub fn refuse_drive(&self, drive: DriveId, label: String, reason: String) {
+        let former = self.drives.write().insert(drive, Known::Gone { label, reason });
+        if let Some(Known::Open(former)) = former {
+            former.disk().close("it was refused");
+        }
     }
 
     /// All drives.
@@ -85,16 +109,17 @@ impl Server {
     }
 }
 
-/// Close drives whose path shows something else than what is open.
+/// Close drives whose path shows something else than what is open, and let go of drives that are closed.
 async fn watch(drives: Arc<Drives>) {
     loop {
         time::sleep(VERIFY_EVERY).await;
-        let open: Vec<Arc<Drive>> = drives.read().values().filter(|drive| drive.disk().closed().is_none()).cloned().collect();
-        for drive in open {
+        for (id, drive) in drives.open() {
             let disk = drive.disk().clone();
-            if let Err(error) = disk::run(drive.disk(), move || disk.verify()).await {
-                tracing::error!(drive = drive.disk().label(), %error, "a drive was closed");
+            if disk.closed().is_none() {
+                // Its outcome shows in `closed`.
+                let _ = disk::run(drive.disk(), move || disk.verify()).await;
             }
+            drives.let_go_if_closed(id, &drive);
         }
     }
 }
@@ -152,19 +177,37 @@ impl Drives {
     }
 
     fn status(&self) -> Vec<DriveStatus> {
-        let state = |(&id, drive): (&DriveId, &Arc<Drive>)| {
-            let usage = drive.usage();
-            DriveStatus {
-                drive: id,
-                label: drive.disk().label().to_string(),
-                closed: drive.disk().closed(),
-                slots: usage.slots,
-                shards: usage.shards,
-                bytes: usage.bytes,
-                damage: usage.damage,
+        let state = |(&drive, known): (&DriveId, &Known)| match known {
+            Known::Open(open) => {
+                let drive::DriveUsage { slots, shards, bytes, damage } = open.usage();
+                let (label, closed) = (open.disk().label().to_string(), open.disk().closed());
+                DriveStatus { drive, label, closed, slots, shards, bytes, damage }
+            }
+            Known::Gone { label, reason } => {
+                let (label, closed) = (label.clone(), Some(reason.clone()));
+                DriveStatus { drive, label, closed, slots: 0, shards: 0, bytes: 0, damage: 0 }
             }
         };
         self.read().iter().map(state).collect()
+    }
+
+    fn open(&self) -> Vec<(DriveId, Arc<Drive>)> {
+        let open = |(&id, known): (&DriveId, &Known)| match known {
+            Known::Open(drive) => Some((id, drive.clone())),
+            Known::Gone { .. } => None,
+        };
+        self.read().iter().filter_map(open).collect()
+    }
+
+    /// Its files and its lock are released with the last request that still uses it.
+    fn let_go_if_closed(&self, id: DriveId, drive: &Arc<Drive>) {
+        let Some(reason) = drive.disk().closed() else { return };
+        let label = drive.disk().label().to_string();
+        let mut drives = self.write();
+        if drives.get(&id).is_some_and(|known| matches!(known, Known::Open(present) if Arc::ptr_eq(present, drive))) {
+            tracing::error!(drive = label, reason, "a drive was closed");
+            drives.insert(id, Known::Gone { label, reason });
+        }
     }
 
     fn slot(&self, drive: DriveId, at: SlotAddress) -> Result<Arc<Slot>, Error> {
@@ -172,19 +215,22 @@ impl Drives {
     }
 
     fn drive(&self, id: DriveId) -> Result<Arc<Drive>, Error> {
-        let drive = self.read().get(&id).cloned();
-        let drive = drive.ok_or_else(|| Error::Drive { detail: format!("drive {id} is not mounted here") })?;
-        match drive.disk().closed() {
-            None => Ok(drive),
-            Some(reason) => Err(Error::Drive { detail: format!("{}: {reason}", drive.disk().label()) }),
+        let gone = |label: &str, reason: &str| Err(Error::Drive { detail: format!("{label}: {reason}") });
+        match self.read().get(&id) {
+            Some(Known::Open(drive)) => match drive.disk().closed() {
+                None => Ok(drive.clone()),
+                Some(reason) => gone(drive.disk().label(), &reason),
+            },
+            Some(Known::Gone { label, reason }) => gone(label, reason),
+            None => Err(Error::Drive { detail: format!("drive {id} is not mounted here") }),
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<DriveId, Arc<Drive>>> {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<DriveId, Known>> {
         self.0.read().expect("nothing panics under this lock")
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<DriveId, Arc<Drive>>> {
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<DriveId, Known>> {
         self.0.write().expect("nothing panics under this lock")
     }
 }

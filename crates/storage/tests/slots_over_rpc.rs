@@ -204,32 +204,55 @@ fn rot_is_never_sent() {
     });
 }
 
+async fn until_let_go(server: &Server) {
+    let begun = now();
+    while server.status()[0].closed.is_none() || server.status()[0].slots > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "a closed drive is let go");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[test]
-fn a_drive_whose_folder_is_gone_answers_by_name_and_can_come_back() {
+fn a_drive_whose_folder_is_gone_answers_by_name_and_another_takes_its_place() {
     block_on(async {
         let fixture = fixture().await;
         let client = &fixture.clients[0];
         client.create_slot(PLACE, AT, Epoch(1), SCHEME, soon()).await.unwrap();
         append(client, 1, 1, 1000).await.unwrap();
-        let Fixture { server, folder, disk, .. } = &fixture;
-        // Restarted within the node: what was written is recovered.
-        disk.close("the test wants so");
-        let outcome = append(client, 1, 2, 1000).await;
-        assert!(matches!(&outcome, Err(Error::Drive { detail }) if detail.contains(&folder.path().display().to_string())), "{outcome:?}");
-        assert_eq!(server.status()[0].closed.as_deref(), Some("the test wants so"));
+        let path = fixture.folder.path().display().to_string();
+        fixture.folder.close().unwrap();
+        until_let_go(&fixture.server).await;
+        let outcome = client.read(PLACE, address(1), 0, 1, soon()).await;
+        assert!(matches!(&outcome, Err(Error::Drive { detail }) if detail.contains(&path)), "{outcome:?}");
 
         let elsewhere = TempDir::new().unwrap();
-        let other = drive_in(&elsewhere);
-        server.add_drive(DRIVE, other).await.unwrap();
+        fixture.server.add_drive(DRIVE, drive_in(&elsewhere)).await.unwrap();
         assert_eq!(append(client, 1, 2, 1000).await, Err(Error::NotFound));
         client.create_slot(PLACE, AT, Epoch(1), SCHEME, soon()).await.unwrap();
         append(client, 1, 2, 1000).await.unwrap();
-        elsewhere.close().unwrap();
-        let begun = now();
-        while server.status()[0].closed.is_none() {
-            assert!(begun.elapsed() < Duration::from_secs(5), "a removed folder closes its drive");
-            sleep(Duration::from_millis(50)).await;
-        }
-        assert!(matches!(client.read(PLACE, address(2), 0, 1, soon()).await, Err(Error::Drive { .. })));
+    });
+}
+
+#[test]
+fn a_drive_that_was_closed_is_let_go_and_mounts_again_with_all_it_held() {
+    block_on(async {
+        let Fixture { server, folder, disk, clients, _listening } = fixture().await;
+        let client = &clients[0];
+        client.create_slot(PLACE, AT, Epoch(1), SCHEME, soon()).await.unwrap();
+        append(client, 1, 1, 1000).await.unwrap();
+        disk.close("a sync failed");
+        let outcome = append(client, 1, 2, 1000).await;
+        assert!(matches!(&outcome, Err(Error::Drive { detail }) if detail.ends_with("a sync failed")), "{outcome:?}");
+        drop(disk);
+        until_let_go(&server).await;
+        server.add_drive(DRIVE, drive_in(&folder)).await.unwrap();
+        assert_eq!(client.read(PLACE, address(1), 0, 1, soon()).await.unwrap().bytes, shard(1, 1000).1);
+        append(client, 1, 2, 1000).await.unwrap();
+
+        server.refuse_drive(DriveId(9), "/mnt/nine".to_string(), "its superblock is damaged".to_string());
+        let nine = SlotPlace { drive: DriveId(9), ..PLACE };
+        let outcome = client.read(nine, address(1), 0, 1, soon()).await;
+        assert!(matches!(&outcome, Err(Error::Drive { detail }) if detail == "/mnt/nine: its superblock is damaged"), "{outcome:?}");
+        assert_eq!(server.status().len(), 2);
     });
 }
