@@ -290,6 +290,67 @@ fn arbitrary_slot_files_never_panic() {
 }
 
 #[test]
+fn what_an_opened_slot_found_is_never_taken_for_torn_again() {
+    let disk = MemoryDisk::new();
+    let slot = create(&disk);
+    assert_eq!(slot.write(vec![append(1, 1, 1, 2000)]), [Ok(())]);
+    open(&disk);
+    let mut content = disk.content(&file_name(AT));
+    let len = content.len();
+    // A lost write shows zeros, as a torn one would; but this record was found once.
+    content[RECORDS_START as usize..].fill(0);
+    disk.set_content(&file_name(AT), content);
+    let slot = open(&disk);
+    assert_eq!((slot.damage().count, disk.content(&file_name(AT)).len()), (1, len));
+    assert!(matches!(read_all(&slot, 1, 2000).unwrap_err(), Refusal::Corrupt { .. }));
+}
+
+#[test]
+fn a_torn_record_between_intact_ones_becomes_void_and_framing_passes_it() {
+    let disk = MemoryDisk::new();
+    let slot = create(&disk);
+    let outcomes = slot.write((1..=4).map(|counter| append(counter, 1, counter, 1000)).collect());
+    assert!(outcomes.iter().all(Result::is_ok));
+    let mut content = disk.content(&file_name(AT));
+    let (start, record) = (RECORDS_START as usize, 512 + 1024);
+    // The second one's header and the third one's last sector were never written.
+    content[start + record..start + record + 512].fill(0);
+    content[start + 3 * record - 512..start + 3 * record].fill(0);
+    disk.set_content(&file_name(AT), content);
+    for _ in 0..3 {
+        let slot = open(&disk);
+        assert_eq!(slot.damage().count, 0, "{:?}", slot.damage());
+        assert_holds(&slot, 1, 1, 1000);
+        assert_holds(&slot, 4, 4, 1000);
+        for torn in [2, 3] {
+            assert_eq!(read_all(&slot, torn, 1000).unwrap_err(), Refusal::NotFound);
+        }
+    }
+    assert_eq!(open(&disk).write(vec![append(2, 1, 2, 1000)]), [Ok(())], "what was torn was not answered, and comes again");
+    assert_holds(&open(&disk), 2, 2, 1000);
+}
+
+#[test]
+fn unreadable_places_lose_what_is_there_and_a_dead_file_is_given_up() {
+    let disk = MemoryDisk::new();
+    let slot = create(&disk);
+    for counter in 1..=200 {
+        assert_eq!(slot.write(vec![append(counter, 1, counter, 1000)]), [Ok(())]);
+    }
+    let sector = |counter: u64| (RECORDS_START + (counter - 1) * (512 + 1024)) / 512;
+    disk.unreadable(&file_name(AT), sector(3));
+    let slot = open(&disk);
+    assert_eq!((slot.usage().0, slot.damage().count), (199, 1));
+    assert_holds(&slot, 4, 4, 1000);
+    for counter in 4..100 {
+        disk.unreadable(&file_name(AT), sector(counter));
+    }
+    assert!(SlotFile::open(&disk.disk(), AT).is_err());
+    let drive = Drive::open(disk.disk()).unwrap();
+    assert!(matches!(drive.slot(AT), Err(Refusal::Corrupt { .. })));
+}
+
+#[test]
 fn a_full_drive_refuses_appends_and_goes_on_when_there_is_space() {
     let disk = MemoryDisk::new();
     disk.set_capacity(1 << 20);
@@ -309,7 +370,7 @@ fn a_full_drive_refuses_appends_and_goes_on_when_there_is_space() {
 /// nothing is damaged, nothing wrong is returned, and the next appends work.
 #[test]
 fn power_cuts_and_kills_at_any_moment_lose_nothing_that_was_answered() {
-    for seed in 0..600 {
+    for seed in 0..300 {
         let mut draw = Draw(seed);
         let mut disk = MemoryDisk::new();
         let mut answered: BTreeMap<u64, (u64, usize)> = BTreeMap::new();
