@@ -62,7 +62,8 @@ pub fn is_sound_name(name: &str) -> bool {
         let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
         !part.is_empty() && part.len() <= 128 && !part.starts_with('.') && part.bytes().all(allowed)
     };
-    name.split('/').count() <= 3 && name.split('/').all(is_sound_part)
+    // `lock` is the drive's own.
+    name != "lock" && name.split('/').count() <= 3 && name.split('/').all(is_sound_part)
 }
 
 /// One drive. Names are relative, `/`-separated, at most two folders deep, of `[a-z0-9._-]`.

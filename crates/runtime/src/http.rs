@@ -44,6 +44,8 @@ impl hyper::rt::Timer for Timer {
     }
 
     fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(Sleep(Box::pin(tokio::time::sleep_until(deadline.into()))))
+        #[allow(clippy::useless_conversion, reason = "the simulated instant is std's, the real one tokio's own")]
+        let deadline = deadline.into();
+        Box::pin(Sleep(Box::pin(tokio::time::sleep_until(deadline))))
     }
 }

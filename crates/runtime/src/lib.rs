@@ -1,9 +1,4 @@
-//! The seam: time, tasks, entropy, sockets, RPC and drives. The only crate of ours that names tokio or madsim.
-//!
-//! The same node code runs on both sides: `production` (tokio, real files) and `simulated` (madsim, SimDisk).
-//! `cfg(madsim)` stands in this file alone.
-
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the bans name this crate as the replacement")]
+#![doc = include_str!("../README.md")]
 
 pub mod disk;
 pub mod entropy;

@@ -1,6 +1,7 @@
 //! Two processes with the same seed have the same event hash; another seed has another.
 //!
 //! Its own `main`, as a simulation wants a process of its own with a pinned address space.
+#![allow(clippy::unwrap_used, clippy::disallowed_types, reason = "a test: what fails here fails it")]
 
 fn main() {
     #[cfg(madsim)]
@@ -30,24 +31,32 @@ mod simulated {
         let arguments: Vec<String> = std::env::args().collect();
         if let Some(seed) = arguments.iter().position(|argument| argument == "--seed") {
             let seed = arguments[seed + 1].parse().expect("a number");
-            let served = side::run(side::Settings::new(seed), move || scenario(seed));
+            let leaks = arguments.iter().any(|argument| argument == "--leak");
+            let served = side::run(side::Settings::new(seed), move || async move {
+                if leaks {
+                    leak();
+                }
+                scenario(seed).await
+            });
             println!("{:016x} {} events, {served} served", side::event_hash(), side::event_count());
             return;
         }
-        let outcome = |seed: &str| {
+        let outcome = |arguments: &[&str]| {
             let program = std::env::current_exe().expect("this program");
-            let output = std::process::Command::new(program).args(["--seed", seed]).output().expect("a child");
-            assert!(output.status.success(), "seed {seed}: {}", String::from_utf8_lossy(&output.stderr));
+            let output = std::process::Command::new(program).args(arguments).output().expect("a child");
+            assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8(output.stdout).expect("text")
         };
         let mut seen = Vec::new();
         for seed in ["1", "2", "3"] {
-            let (first, second) = (outcome(seed), outcome(seed));
+            let (first, second) = (outcome(&["--seed", seed]), outcome(&["--seed", seed]));
             assert_eq!(first, second, "seed {seed} in two processes");
             println!("seed {seed}: {}", first.trim());
             assert!(!seen.contains(&first), "another seed, another run");
             seen.push(first);
         }
+        let leaking = || outcome(&["--seed", "1", "--leak"]);
+        assert_ne!(leaking(), leaking(), "the real clock in one event is noticed");
     }
 
     fn address(node: u64) -> SocketAddr {
@@ -157,6 +166,15 @@ mod simulated {
         let served = *served.borrow_and_update();
         assert!(served > 50, "seed {seed}: only {served} served");
         served
+    }
+
+    /// The real time, by a way that nothing plugs.
+    fn leak() {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the call fills the structure that it is given.
+        let got = unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &mut time as *mut libc::timespec) };
+        assert_eq!(got, 0);
+        note_event("leak", &time.tv_nsec.to_le_bytes());
     }
 
     /// What would differ between two processes goes into the hash.

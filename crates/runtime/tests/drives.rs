@@ -1,5 +1,6 @@
 //! What a simulated drive keeps and loses.
 #![cfg(madsim)]
+#![allow(clippy::unwrap_used, reason = "a test: what fails here fails it")]
 
 use quickcheck::quickcheck;
 use rand::Rng;

@@ -83,3 +83,44 @@ fn jobs_run_on_threads_of_the_drive() {
     disk.submit(Box::new(move || drop(own)));
     drop(disk);
 }
+
+#[test]
+fn neither_links_nor_names_lead_out_of_the_folder() {
+    let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(outside.path().join("a"), b"not ours").unwrap();
+    std::os::unix::fs::symlink(outside.path().join("a"), folder.path().join("a")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), folder.path().join("sub")).unwrap();
+    let disk = open_folder(folder.path()).unwrap();
+    for name in ["a", "sub/a", "../a", "/etc/passwd", "sub/../a", "lock", "", "."] {
+        assert!(disk.open(name, Open::OrNew).is_err(), "{name}");
+        assert!(disk.rename(name, "b").is_err() || name == "a", "{name}");
+    }
+    assert!(disk.list("sub").is_err() && disk.create_folder("sub").is_err());
+    assert_eq!(std::fs::read(outside.path().join("a")).unwrap(), b"not ours");
+}
+
+#[test]
+fn a_drive_whose_folder_moved_writes_to_no_other_and_stays_locked_while_a_file_is_open() {
+    let above = tempfile::tempdir().unwrap();
+    let path = above.path().join("drive");
+    std::fs::create_dir(&path).unwrap();
+    let disk = open_folder(&path).unwrap();
+    std::fs::rename(&path, above.path().join("elsewhere")).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let file = disk.open("a", Open::New).unwrap();
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0, "nothing is written to what took its place");
+    drop(disk);
+    assert!(open_folder(&above.path().join("elsewhere")).is_err(), "a file is still open");
+    drop(file);
+    open_folder(&above.path().join("elsewhere")).unwrap();
+}
+
+#[test]
+fn a_job_that_panics_leaves_the_threads_to_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = open_folder(folder.path()).unwrap();
+    for _ in 0..10 {
+        disk.submit(Box::new(|| panic!("as the test wants")));
+    }
+    assert_eq!(runtime::process::block_on(async { run(&disk, || 7).await }), 7);
+}

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use protocol::{ClusterId, NodeId};
-use runtime::net::{TcpListener, TcpStream};
 use runtime::io::{AsyncReadExt, AsyncWriteExt};
+use runtime::net::{TcpListener, TcpStream};
 use runtime::rpc::{Class, Error, Method, Reply, Rpc, Secret, Service, Settings};
 use runtime::task::Task;
 use runtime::time::{Instant, now, sleep, timeout};
@@ -122,11 +122,8 @@ async fn a_wrong_secret_cluster_or_node_is_refused() {
     let wrong_node = client(1, "secret", 3, server.address);
     let error = call(&wrong_node, 3, ECHO, vec![], 3000).await.unwrap_err();
     assert!(matches!(&error, Error::Unreachable { reason, .. } if reason.contains("another node")), "{error}");
-    let wrong_cluster = Rpc::new(Settings {
-        cluster: ClusterId(78),
-        peers: BTreeMap::from([(NodeId(2), server.address)]),
-        ..settings(1, "secret")
-    });
+    let wrong_cluster =
+        Rpc::new(Settings { cluster: ClusterId(78), peers: BTreeMap::from([(NodeId(2), server.address)]), ..settings(1, "secret") });
     let error = call(&wrong_cluster, 2, ECHO, vec![], 3000).await.unwrap_err();
     assert!(matches!(&error, Error::Unreachable { reason, .. } if reason.contains("another cluster")), "{error}");
     assert_eq!(server.finished.load(Ordering::SeqCst), 0);

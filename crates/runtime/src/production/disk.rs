@@ -1,16 +1,20 @@
 //! [`FolderDisk`]: a drive as a folder of real files.
 //!
-//! A lock file keeps a second process out. The drive remembers which file system object its folder was; [`Disk::verify`]
-//! compares it with what the path shows, so that a removed, replaced or unmounted folder closes the drive instead of
-//! being written to unseen.
+//! Invariants: everything happens below the folder that was opened: names are taken relative to its descriptor and
+//! no symbolic link is followed, so neither a link nor a replaced folder leads elsewhere. A lock file keeps a second
+//! process out for as long as the drive or one of its files is open. The watched superblock is held open, so that its
+//! inode number cannot be given to another file; [`Disk::verify`] compares it with what the path shows, and a removed,
+//! replaced or unmounted folder closes the drive instead of being written to unseen.
 
-use crate::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space};
-use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use crate::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space, is_sound_name};
+use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -21,6 +25,8 @@ use std::time::Duration;
 const THREADS: usize = 4;
 /// Held exclusively by the process that has the drive open.
 const LOCK: &str = "lock";
+/// Zeros are written in runs of this length where holes cannot be punched.
+const ZEROS_BYTES: u64 = 64 << 10;
 
 static SYNCS: AtomicU64 = AtomicU64::new(0);
 
@@ -29,46 +35,50 @@ pub(crate) fn syncs() -> u64 {
     SYNCS.load(Ordering::Relaxed)
 }
 
-/// Open the folder at `path` as a drive. Fails if another process has it open.
+/// Open the folder at `path` as a drive. Fails if it is missing or another process has it open.
 pub fn open_folder(path: &Path) -> Result<Arc<dyn Disk>> {
     let label = path.display().to_string();
     let failed = |name: &str, error: &io::Error| translate(&label, name, 0, error);
-    let folder = File::open(path).map_err(|error| failed("", &error))?;
+    // The working folder of the process may change; what the path means must not.
+    let absolute = std::path::absolute(path).map_err(|error| failed("", &error))?;
+    let folder = File::open(&absolute).map_err(|error| failed("", &error))?;
     let metadata = folder.metadata().map_err(|error| failed("", &error))?;
     if !metadata.is_dir() {
         return Err(Error::Closed { drive: label, reason: "is not a folder".to_string() });
     }
-    let lock = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path.join(LOCK))
-        .map_err(|error| failed(LOCK, &error))?;
-    if lock.try_lock().is_err() {
-        return Err(Error::Closed { drive: label, reason: "another process has it open".to_string() });
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let lock = rustix::fs::openat(&folder, LOCK, flags, FILE_MODE).map_err(|error| failed(LOCK, &error.into()))?;
+    let lock = File::from(lock);
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::Closed { drive: label, reason: "another process has it open".to_string() });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(LOCK, &error)),
     }
     let state = Arc::new(State {
         label,
-        path: path.to_path_buf(),
+        path: absolute,
         identity: (metadata.dev(), metadata.ino()),
         folder,
         closed: AtomicBool::new(false),
         reason: Mutex::new(None),
         watched: Mutex::new(BTreeMap::new()),
+        _lock: lock,
     });
     let threads = Arc::new(Threads { queue: Mutex::new(Queue { jobs: VecDeque::new(), ended: false }), wake: Condvar::new() });
-    Ok(Arc::new(FolderDisk { state, threads, running: Mutex::new(Vec::new()), _lock: lock }))
+    Ok(Arc::new(FolderDisk { state, threads, running: Mutex::new(Vec::new()) }))
 }
+
+const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
+const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
+const FOLDER_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 struct FolderDisk {
     state: Arc<State>,
     threads: Arc<Threads>,
     /// Started with the first job, joined when the drive is dropped.
     running: Mutex<Vec<JoinHandle<()>>>,
-    /// Unlocked when closed by the system.
-    _lock: File,
 }
 
 struct State {
@@ -79,8 +89,15 @@ struct State {
     folder: File,
     closed: AtomicBool,
     reason: Mutex<Option<String>>,
-    /// Files whose path must keep showing the object that was opened: superblocks.
-    watched: Mutex<BTreeMap<String, (u64, u64)>>,
+    /// Files whose path must keep showing the object that was opened: superblocks. Held open.
+    watched: Mutex<BTreeMap<String, Watched>>,
+    /// Unlocked by the system when it is closed: with the last file of the drive, not before.
+    _lock: File,
+}
+
+struct Watched {
+    identity: (u64, u64),
+    _file: File,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -90,12 +107,13 @@ struct Threads {
     wake: Condvar,
 }
 
+/// Jobs that wait for a thread: as many as there are requests under way, which their admission bounds.
 struct Queue {
     jobs: VecDeque<Job>,
     ended: bool,
 }
 
-/// A lock that is never poisoned for long: what it guards is valid between any two statements.
+/// What these locks guard is valid between any two statements, so a panic under one spoils nothing.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -117,8 +135,8 @@ impl State {
         }
     }
 
-    fn failed(&self, name: &str, offset: u64, error: &io::Error) -> Error {
-        translate(&self.label, name, offset, error)
+    fn failed(&self, name: &str, offset: u64, error: impl Into<io::Error>) -> Error {
+        translate(&self.label, name, offset, &error.into())
     }
 
     /// After a failed sync the kernel may have dropped dirty pages: nothing of this drive may be believed again.
@@ -126,24 +144,36 @@ impl State {
         SYNCS.fetch_add(1, Ordering::Relaxed);
         outcome.map_err(|error| {
             self.close(&format!("sync of {name} failed: {error}"));
-            self.failed(name, 0, &error)
+            self.failed(name, 0, error)
         })
     }
 
-    /// The real path of a name, which can never leave the folder.
-    fn at(&self, name: &str) -> PathBuf {
-        let sound = name.split('/').count() <= 3
-            && name.split('/').all(|part| {
-                !part.is_empty()
-                    && !part.starts_with('.')
-                    && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
-            });
-        assert!(sound, "a name on a drive is made by us: {name:?}");
-        self.path.join(name)
+    /// The folder `folder`, "" being the drive itself. One component after another, as only the last would be kept from
+    /// following a link.
+    fn folder(&self, folder: &str) -> Result<OwnedFd> {
+        let failed = |error: Errno| self.failed(folder, 0, error);
+        let mut opened = rustix::fs::openat(&self.folder, ".", FOLDER_FLAGS, Mode::empty()).map_err(failed)?;
+        if !folder.is_empty() {
+            self.check_name(folder)?;
+            for part in folder.split('/') {
+                opened = rustix::fs::openat(&opened, part, FOLDER_FLAGS, Mode::empty()).map_err(failed)?;
+            }
+        }
+        Ok(opened)
     }
 
-    fn folder_at(&self, folder: &str) -> PathBuf {
-        if folder.is_empty() { self.path.clone() } else { self.at(folder) }
+    /// The folder that `name` lies in, and its name there.
+    fn place<'a>(&self, name: &'a str) -> Result<(OwnedFd, &'a str)> {
+        self.check_name(name)?;
+        let (folder, last) = name.rsplit_once('/').unwrap_or(("", name));
+        Ok((self.folder(folder)?, last))
+    }
+
+    fn check_name(&self, name: &str) -> Result<()> {
+        if is_sound_name(name) {
+            return Ok(());
+        }
+        Err(self.failed(name, 0, io::Error::new(io::ErrorKind::InvalidInput, "not a name that a drive may have")))
     }
 }
 
@@ -164,41 +194,38 @@ impl Disk for FolderDisk {
 
     fn open(&self, name: &str, how: Open) -> Result<Arc<dyn DiskFile>> {
         self.state.check()?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).mode(0o600);
-        match how {
-            Open::Existing => {}
-            Open::New => {
-                options.create_new(true);
-            }
-            Open::OrNew => {
-                options.create(true).truncate(false);
-            }
-        }
-        let file = options.open(self.state.at(name)).map_err(|error| self.state.failed(name, 0, &error))?;
-        Ok(Arc::new(FolderFile { state: self.state.clone(), name: name.to_string(), file }))
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = match how {
+            Open::Existing => flags,
+            Open::New => flags | OFlags::CREATE | OFlags::EXCL,
+            Open::OrNew => flags | OFlags::CREATE,
+        };
+        let (folder, last) = self.state.place(name)?;
+        let file = rustix::fs::openat(&folder, last, flags, FILE_MODE).map_err(|error| self.state.failed(name, 0, error))?;
+        Ok(Arc::new(FolderFile { state: self.state.clone(), name: name.to_string(), file: File::from(file) }))
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Entry>> {
         self.state.check()?;
-        let failed = |error: io::Error| self.state.failed(folder, 0, &error);
-        let listing = match std::fs::read_dir(self.state.folder_at(folder)) {
-            Ok(listing) => listing,
+        let opened = match self.state.folder(folder) {
+            Ok(opened) => opened,
             // A missing folder is empty, unless it is the drive itself.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_empty() => return Ok(Vec::new()),
-            Err(error) => return Err(failed(error)),
+            Err(Error::NotFound { .. }) if !folder.is_empty() => return Ok(Vec::new()),
+            Err(error) => return Err(error),
         };
+        let failed = |error: Errno| self.state.failed(folder, 0, error);
         let mut entries = Vec::new();
-        for entry in listing {
+        for entry in Dir::read_from(&opened).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let metadata = match entry.metadata() {
-                Ok(metadata) => metadata,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            let found = match rustix::fs::statat(&opened, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(found) => found,
+                Err(Errno::NOENT) => continue,
                 Err(error) => return Err(failed(error)),
             };
             let name = entry.file_name().to_string_lossy().into_owned();
-            if metadata.is_file() && !(folder.is_empty() && name == LOCK) {
-                entries.push(Entry { name, bytes: metadata.len() });
+            let is_ours = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile && !(folder.is_empty() && name == LOCK);
+            if is_ours {
+                entries.push(Entry { name, bytes: found.st_size as u64 });
             }
         }
         entries.sort_by(|one, other| one.name.cmp(&other.name));
@@ -207,49 +234,60 @@ impl Disk for FolderDisk {
 
     fn create_folder(&self, folder: &str) -> Result<()> {
         self.state.check()?;
-        let path = self.state.folder_at(folder);
-        match std::fs::create_dir(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(self.state.failed(folder, 0, &error)),
+        let (parent, last) = self.state.place(folder)?;
+        match rustix::fs::mkdirat(&parent, last, FOLDER_MODE) {
+            // Also if it is there already: who created it may have been killed before this sync.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(self.state.failed(folder, 0, error)),
         }
-        let parent = path.parent().expect("a folder of a drive has a parent");
-        self.state.synced(folder, File::open(parent).and_then(|parent| parent.sync_all()))
+        // Something else of that name is an error now rather than later.
+        self.state.folder(folder)?;
+        self.state.synced(folder, File::from(parent).sync_all())
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         self.state.check()?;
-        std::fs::rename(self.state.at(from), self.state.at(to)).map_err(|error| self.state.failed(from, 0, &error))
+        let ((old_folder, old), (new_folder, new)) = (self.state.place(from)?, self.state.place(to)?);
+        rustix::fs::renameat(&old_folder, old, &new_folder, new).map_err(|error| self.state.failed(from, 0, error))
     }
 
     fn remove(&self, name: &str) -> Result<()> {
         self.state.check()?;
-        std::fs::remove_file(self.state.at(name)).map_err(|error| self.state.failed(name, 0, &error))
+        let (folder, last) = self.state.place(name)?;
+        rustix::fs::unlinkat(&folder, last, AtFlags::empty()).map_err(|error| self.state.failed(name, 0, error))
     }
 
     fn sync_dir(&self, folder: &str) -> Result<()> {
         self.state.check()?;
-        self.state.synced(folder, File::open(self.state.folder_at(folder)).and_then(|folder| folder.sync_all()))
+        let opened = self.state.folder(folder)?;
+        self.state.synced(folder, File::from(opened).sync_all())
     }
 
     fn space(&self) -> Result<Space> {
         self.state.check()?;
-        let space = fstatvfs(&self.state.folder).map_err(|error| self.state.failed("", 0, &error.into()))?;
+        let space = rustix::fs::fstatvfs(&self.state.folder).map_err(|error| self.state.failed("", 0, error))?;
         Ok(Space { total: space.f_blocks * space.f_frsize, free: space.f_bavail * space.f_frsize })
     }
 
     fn watch(&self, name: &str) -> Result<()> {
         self.state.check()?;
-        let metadata = std::fs::metadata(self.state.at(name)).map_err(|error| self.state.failed(name, 0, &error))?;
-        lock(&self.state.watched).insert(name.to_string(), (metadata.dev(), metadata.ino()));
+        let (folder, last) = self.state.place(name)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&folder, last, flags, Mode::empty()).map_err(|error| self.state.failed(name, 0, error))?;
+        let file = File::from(file);
+        let metadata = file.metadata().map_err(|error| self.state.failed(name, 0, error))?;
+        lock(&self.state.watched).insert(name.to_string(), Watched { identity: (metadata.dev(), metadata.ino()), _file: file });
         Ok(())
     }
 
     fn verify(&self) -> Result<()> {
         self.state.check()?;
-        let shows = |path: &Path| std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
-        let folder_is_ours = shows(&self.state.path) == Some(self.state.identity);
-        let files_are_ours = lock(&self.state.watched).iter().all(|(name, identity)| shows(&self.state.at(name)) == Some(*identity));
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        // By the path, from the root of the file system: what an operator would see.
+        let folder_is_ours = std::fs::metadata(&self.state.path).is_ok_and(|found| identity(found) == self.state.identity);
+        let files_are_ours = lock(&self.state.watched).iter().all(|(name, watched)| {
+            std::fs::symlink_metadata(self.state.path.join(name)).is_ok_and(|found| identity(found) == watched.identity)
+        });
         if !folder_is_ours || !files_are_ours {
             self.state.close("its folder was removed, replaced or unmounted");
         }
@@ -299,7 +337,8 @@ impl Threads {
                     queue = self.wake.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
                 }
             };
-            job();
+            // A panic reaches who waits for the job, as its result never comes; the other jobs go on.
+            let _ = catch_unwind(AssertUnwindSafe(job));
         }
     }
 }
@@ -326,7 +365,18 @@ struct FolderFile {
 
 impl FolderFile {
     fn failed(&self, offset: u64, error: impl Into<io::Error>) -> Error {
-        self.state.failed(&self.name, offset, &error.into())
+        self.state.failed(&self.name, offset, error)
+    }
+
+    fn write_zeros(&self, offset: u64, end: u64) -> Result<()> {
+        let zeros = vec![0; ZEROS_BYTES.min(end.saturating_sub(offset)) as usize];
+        let mut at = offset;
+        while at < end {
+            let length = ZEROS_BYTES.min(end - at);
+            self.write_at(at, &zeros[..length as usize])?;
+            at += length;
+        }
+        Ok(())
     }
 }
 
@@ -358,10 +408,13 @@ impl DiskFile for FolderFile {
 
     fn allocate(&self, bytes: u64) -> Result<()> {
         self.state.check()?;
-        match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
+        if bytes == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
             // File systems without it: the length alone, blocks come with the writes.
-            Err(rustix::io::Errno::OPNOTSUPP) => {
+            Err(Errno::OPNOTSUPP) => {
                 if self.len()? < bytes {
                     self.set_len(bytes)?;
                 }
@@ -373,6 +426,14 @@ impl DiskFile for FolderFile {
 
     fn punch(&self, offset: u64, bytes: u64) -> Result<()> {
         self.state.check()?;
-        fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, bytes).map_err(|error| self.failed(offset, error))
+        if bytes == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, bytes) {
+            Ok(()) => Ok(()),
+            // File systems without it: the bytes read as zero, though nothing is given back.
+            Err(Errno::OPNOTSUPP) => self.write_zeros(offset, offset.saturating_add(bytes).min(self.len()?)),
+            Err(error) => Err(self.failed(offset, error)),
+        }
     }
 }

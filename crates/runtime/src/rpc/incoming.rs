@@ -247,7 +247,14 @@ impl Serving<'_> {
                     return frame::discard_sections(reader, header, life).await;
                 };
                 let (meta, body) = frame::read_sections(reader, header, life).await?;
-                self.services.deliver(Request { from: self.peer, method: Method(header.method), epoch: header.epoch, deadline, meta, body });
+                self.services.deliver(Request {
+                    from: self.peer,
+                    method: Method(header.method),
+                    epoch: header.epoch,
+                    deadline,
+                    meta,
+                    body,
+                });
                 drop(room);
                 Ok(())
             }

@@ -152,9 +152,7 @@ impl Link {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::Unknown { to, reason: "the connection broke".to_string() }),
             Err(_) => match registered.withdraw() {
-                Some(call) if !call.written => {
-                    Err(Error::Unreachable { to, reason: "the deadline passed before it was sent".to_string() })
-                }
+                Some(call) if !call.written => Err(Error::Unreachable { to, reason: "the deadline passed before it was sent".to_string() }),
                 Some(_) => Err(Error::Unknown { to, reason: "no reply by the deadline".to_string() }),
                 // The reply came at the last moment, or is being read.
                 None => receiver
@@ -264,8 +262,7 @@ impl Connection {
         };
         for call in waiting.into_values() {
             let reason = reason.to_string();
-            let error =
-                if call.written { Error::Unknown { to: self.to, reason } } else { Error::Unreachable { to: self.to, reason } };
+            let error = if call.written { Error::Unknown { to: self.to, reason } } else { Error::Unreachable { to: self.to, reason } };
             // The caller may have given up.
             let _ = call.reply.send(Err(error));
         }

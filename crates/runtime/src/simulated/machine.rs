@@ -12,8 +12,7 @@ use super::SimDrive;
 static CLOCKS_OFF_MS: Mutex<BTreeMap<u64, i64>> = Mutex::new(BTreeMap::new());
 
 pub(crate) fn wall_ms() -> u64 {
-    let true_ms =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64);
+    let true_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64);
     let clocks = CLOCKS_OFF_MS.lock().expect("nothing panics under this lock");
     true_ms.saturating_add_signed(clocks.get(&super::machine_number()).copied().unwrap_or(0))
 }

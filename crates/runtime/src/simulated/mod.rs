@@ -17,7 +17,7 @@ pub use disk::SimDrive;
 pub use entropy::stream_for;
 pub use event::{event_count, event_hash, record_events};
 pub use interpose::pin_address_space;
-pub use machine::{Machine, partition, heal};
+pub use machine::{Machine, heal, partition};
 pub use platter::Cut;
 pub use probes::{plant, probes};
 pub use run::{Settings, run};
@@ -25,8 +25,8 @@ pub use run::{Settings, run};
 pub(crate) use entropy::{fill_entropy, stream as entropy_stream};
 pub(crate) use event::note;
 pub(crate) use machine::wall_ms;
-pub use probes::probe;
 pub(crate) use probes::planted;
+pub use probes::probe;
 
 /// Refused: a simulation's drives are handed over by the simulator.
 pub(crate) fn open_folder(path: &std::path::Path) -> crate::disk::Result<std::sync::Arc<dyn crate::disk::Disk>> {

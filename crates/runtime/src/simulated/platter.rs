@@ -171,7 +171,9 @@ impl Platter {
 
     pub fn list(&self, folder: &str) -> Vec<Entry> {
         let files = self.names.iter().filter(|(name, _)| folder_of(name) == folder);
-        files.map(|(name, file)| Entry { name: name[name.rfind('/').map_or(0, |at| at + 1)..].to_string(), bytes: self.files[file].length }).collect()
+        files
+            .map(|(name, file)| Entry { name: name[name.rfind('/').map_or(0, |at| at + 1)..].to_string(), bytes: self.files[file].length })
+            .collect()
     }
 
     /// All names and lengths, of all folders.
@@ -237,7 +239,8 @@ impl Platter {
                     self.durable_names.remove(from);
                 }
                 // The file has one name: its creation under the former one in another folder can no longer surface.
-                self.changes.retain(|earlier| !matches!(earlier, Change::Create { name, file: created } if name == from && created == file));
+                self.changes
+                    .retain(|earlier| !matches!(earlier, Change::Create { name, file: created } if name == from && created == file));
                 self.durable_names.insert(to.clone(), *file);
             }
         }
