@@ -3,6 +3,21 @@
 //! `http` accepts connections and wraps requests; `gate` decides what a request asks for, or refuses it; `s3s` parses;
 //! `operations/` do it; `write` and `read` move bytes between clients and slots.
 
+mod admission;
+mod conditions;
+mod digest;
+mod error;
+mod incoming;
+mod latency;
+pub mod operations;
+mod range;
+mod read;
+mod suspects;
+mod volumes;
+mod write;
+
+pub use operations::Operations;
+
 use std::net::SocketAddr;
 
 /// What a gateway needs.
