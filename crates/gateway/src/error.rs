@@ -50,6 +50,7 @@ pub fn of_placement(error: placement::Error) -> S3Error {
     match error {
         BucketExists { .. } => s3_error!(BucketAlreadyExists, "The requested bucket name is not available. Select a different name."),
         NoSuchBucket => no_such_bucket(),
+        TooManyBuckets { limit } => s3_error!(TooManyBuckets, "You have attempted to create more buckets than allowed: at most {limit}."),
         StaleAttempt => {
             s3_error!(OperationAborted, "A conflicting conditional operation is currently in progress against this resource. Try again.")
         }
