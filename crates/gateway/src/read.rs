@@ -544,10 +544,13 @@ impl Cursor {
     }
 }
 
+type Fetched = Result<Bytes, Error>;
+
 /// The bytes of a response, on their way.
 pub struct Pieces {
     first: Option<Bytes>,
-    rest: Option<(Receiver<Result<Bytes, Error>>, Task<()>)>,
+    /// The pieces after the first, and the task that fetches them.
+    rest: Option<(Receiver<Fetched>, Task<()>)>,
     remaining: u64,
 }
 

@@ -153,9 +153,9 @@ impl Volumes {
         state.open.retain(|open| open.since + FRESH > now);
         state.turn = state.turn.wrapping_add(1);
         let fits = |volume: &Volume| {
-            !failed.volumes.contains(&(volume.id, volume.epoch))
-                && !volume.slots.iter().any(|place| failed.drives.contains(&place.drive))
-                && !(avoid_suspects && volume.slots.iter().any(|place| self.suspects.suspected(*place)))
+            let drive_fits =
+                |place: &SlotPlace| !failed.drives.contains(&place.drive) && (!avoid_suspects || !self.suspects.suspected(*place));
+            !failed.volumes.contains(&(volume.id, volume.epoch)) && volume.slots.iter().all(drive_fits)
         };
         let fit: Vec<&Open> = state.open.iter().filter(|open| fits(&open.volume)).collect();
         let chosen = fit.get(state.turn % fit.len().max(1))?;

@@ -525,7 +525,8 @@ impl Placing<'_> {
         let silent = slow.silent();
         // When most slots are silent it is not a drive that is slow, and a second copy makes it worse.
         let few = silent.len() <= slow.volume.scheme.parity();
-        if !forced && !(few && self.path.hedges.spend()) {
+        let affordable = forced || (few && self.path.hedges.spend());
+        if !affordable {
             return;
         }
         runtime::probe!("blob-hedged-to-another-volume");

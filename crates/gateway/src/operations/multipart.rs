@@ -151,12 +151,12 @@ impl Operations {
         check_key(&input.key)?;
         let id = upload_id(&input.upload_id)?;
         let conditions = &conditions::of_write(&headers)?;
-        let parts = &named_parts(input.multipart_upload.as_ref())?;
+        let mut parts = named_parts(input.multipart_upload.as_ref())?;
         let stated = digest::named(checksum_fields!(input), Some(parts.len()))?;
         let deadline = soon();
         let checksum = match self.uploaded(&input.bucket, &input.key, id, deadline).await? {
             Some((upload, uploaded)) => {
-                check_size(input.mpu_object_size, parts, &uploaded)?;
+                check_size(input.mpu_object_size, &parts, &uploaded)?;
                 if let (Some((_, full)), Some(stated)) = (upload.checksum, &input.checksum_type)
                     && *stated != digest::checksum_type(!full)
                 {
@@ -166,12 +166,18 @@ impl Operations {
                         digest::checksum_type(!full).as_str()
                     ));
                 }
-                object_checksum(upload.checksum, parts, &uploaded, stated.as_ref())?
+                let checksum = object_checksum(upload.checksum, &parts, &uploaded, stated.as_ref())?;
+                // What it was computed from is named too: a part that is replaced meanwhile is noticed.
+                for part in &mut parts {
+                    let uploaded = uploaded.get(&part.number).and_then(|row| row.checksum.clone());
+                    part.checksum = part.checksum.take().or(uploaded);
+                }
+                checksum
             }
             // Completed before: the partition compares the parts and answers as it did then.
             None => None,
         };
-        let (metadata, key, checksum) = (&self.cluster.metadata, input.key.as_str(), &checksum);
+        let (metadata, key, checksum, parts) = (&self.cluster.metadata, input.key.as_str(), &checksum, &parts);
         let complete = |bucket: BucketRef| async move {
             let (parts, conditions, now) = (parts.clone(), conditions.clone(), runtime::time::wall_ms());
             metadata.complete_upload(&bucket, key, id, parts, conditions, checksum.clone(), now, deadline).await
