@@ -27,6 +27,7 @@ pub fn of_metadata(error: metadata::Error) -> S3Error {
         EntityTooSmall { number } => {
             s3_error!(EntityTooSmall, "Your proposed upload is smaller than the minimum allowed size: part {number} has less than 5 MiB.")
         }
+        Settled => s3_error!(ServiceUnavailable, "The write took too long and was given up; nothing was stored. Please try again."),
         Malformed(detail) => {
             tracing::warn!(%detail, "a partition refused a command or query as malformed");
             s3_error!(InvalidArgument, "The request could not be understood: {detail}")
