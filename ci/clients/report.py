@@ -95,8 +95,7 @@ def compare_files(expected, got):
 
 def fetch(url, data=None, method="GET"):
     """Use a presigned URL as somebody without credentials."""
-    headers = {"Content-Type": "application/octet-stream"} if data is not None else {}
-    request = urllib.request.Request(url, data=data, method=method, headers=headers)
+    request = urllib.request.Request(url, data=data, method=method)
     with urllib.request.urlopen(request, timeout=60) as reply:
         return reply.read()
 

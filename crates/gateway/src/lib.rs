@@ -1,22 +1,12 @@
-//! The S3 front end: HTTP, the gate, identity, write path, read path.
-//!
-//! `http` accepts connections and wraps requests; `gate` decides what a request asks for, or refuses it; `s3s` parses;
-//! `operations/` do it; `write` and `read` move bytes between clients and slots.
+#![doc = include_str!("../README.md")]
 
-mod admission;
-mod conditions;
-mod digest;
-mod error;
-mod incoming;
-mod latency;
-pub mod operations;
-mod range;
-mod read;
-mod suspects;
-mod volumes;
-mod write;
-
-pub use operations::Operations;
+mod body;
+mod chunks;
+mod dispatch;
+pub mod gate;
+pub mod http;
+pub mod identity;
+mod patience;
 
 use std::net::SocketAddr;
 
@@ -59,6 +49,28 @@ impl Gateway {
     pub async fn start(settings: Settings, cluster: Cluster) -> std::io::Result<Gateway> {
         let _ = (settings, cluster);
         todo!()
+    }
+
+    /// Serve `operations` under the gate of `settings`. Refuses settings that nobody could sign for.
+    async fn serve(settings: &Settings, operations: impl s3s::S3) -> std::io::Result<Gateway> {
+        let invalid = |why: &str| std::io::Error::new(std::io::ErrorKind::InvalidInput, why.to_owned());
+        let secret_key = std::str::from_utf8(&settings.secret_key.0).map_err(|_| invalid("the secret key is not UTF-8"))?;
+        if settings.access_key.is_empty() || settings.access_key.contains('/') || secret_key.is_empty() {
+            return Err(invalid("access key and secret key must not be empty, and the access key must have no slash"));
+        }
+        if settings.region.is_empty() || settings.region.contains('/') {
+            return Err(invalid("the region must not be empty and must have no slash"));
+        }
+        let gate = gate::Gate {
+            identity: identity::Identity::new(&settings.access_key, secret_key),
+            region: settings.region.clone(),
+            hosts: gate::target::Hosts::new(&settings.domains),
+            presigned_v2: settings.presigned_v2,
+        };
+        let listener = runtime::net::TcpListener::bind(settings.listen).await?;
+        let address = listener.local_addr()?;
+        let edge = std::sync::Arc::new(http::Edge::new(gate, operations, http::Limits::default()));
+        Ok(Gateway { _task: runtime::task::spawn(edge.serve(listener)), address })
     }
 
     /// The address that is served.
