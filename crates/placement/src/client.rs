@@ -39,6 +39,8 @@ const REPORT_EVERY: Duration = Duration::from_millis(500);
 const REPORT_AGE_MAX: Duration = Duration::from_secs(3);
 /// How often a node looks at its drives' health between heartbeats.
 const PULSE: Duration = Duration::from_millis(250);
+/// The longest wait for a writer id before another is asked for.
+const ATTEMPT: Duration = Duration::from_secs(2);
 /// Between two attempts at the root group.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -95,7 +97,9 @@ impl Client {
     pub async fn open_writer(&self, deadline: Instant) -> Result<WriterId, Error> {
         loop {
             let command = Bytes::from(wire::encode(&Command::OpenWriter));
-            let answer = self.inner.groups.propose(ROOT, None, command, deadline).await.map_err(error_of);
+            // Without a session an attempt waits for one replica alone, which may be dead: not for long.
+            let limit = deadline.min(now() + ATTEMPT);
+            let answer = self.inner.groups.propose(ROOT, None, command, limit).await.map_err(error_of);
             let error = match answer.and_then(|answer| decoded(&answer)) {
                 Ok((_, Reply::Writer(writer))) => return Ok(writer),
                 Ok((_, other)) => return Err(unexpected(&other)),

@@ -1,0 +1,243 @@
+//! The root group for real: hosts over folders, sockets on loopback, service and client together.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used, reason = "a test of real files and sockets")]
+
+use consensus::Host;
+use placement::{Bootstrap, BucketState, Client, DriveHealth, Error, Heartbeat, Root, Service, place_replicas};
+use protocol::{ClusterId, ClusterMap, Drive, DriveId, DriveState, GroupId, Node, NodeId, ROOT, SlotIndex, VolumeState, WriterId};
+use runtime::rpc::{Rpc, Secret, Settings};
+use runtime::task::Task;
+use runtime::time::{Instant, now, sleep};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+fn soon() -> Instant {
+    now() + Duration::from_secs(20)
+}
+
+/// `zones` zones of one node each with `drives` drives, on these ports.
+fn bootstrap(addresses: &[SocketAddr], drives: u16) -> Bootstrap {
+    let node = |index: usize| {
+        let id = NodeId(index as u64 + 1);
+        let drive = |ordinal| Drive {
+            id: DriveId::at_bootstrap(id, ordinal),
+            state: DriveState::In,
+            weight: 100,
+            label: format!("n{}/d{ordinal}", id.0),
+        };
+        let (zone, rack) = (format!("z{index}"), "r".to_string());
+        Node { id, zone, rack, address: addresses[index], drives: (0..drives).map(drive).collect() }
+    };
+    let nodes = (0..addresses.len()).map(node).collect();
+    let map = ClusterMap { cluster: ClusterId(5), version: 1, nodes };
+    Bootstrap { map, partitions: vec![GroupId(1), GroupId(2)], scheme: "rs(4,2)".parse().unwrap(), best_effort: true }
+}
+
+struct Process {
+    client: Client,
+    host: Arc<Host>,
+    service: Service,
+    heartbeats: Task<()>,
+    listening: Task<()>,
+    /// Said of the node's first drive.
+    closed: Arc<Mutex<Option<String>>>,
+}
+
+async fn start(node: NodeId, bootstrap: &Bootstrap, folder: &Path) -> Process {
+    let map = bootstrap.map.clone();
+    let peers: BTreeMap<_, _> = map.nodes.iter().map(|node| (node.id, node.address)).collect();
+    let listen = peers[&node];
+    let rpc = Rpc::new(Settings { node, cluster: map.cluster, secret: Secret(Arc::from(&b"secret"[..])), listen, peers });
+    let drives: Vec<_> = map.node(node).unwrap().drives.iter().map(|drive| drive.id).collect();
+    let disks = drives
+        .iter()
+        .map(|drive| {
+            let path = folder.join(drive.0.to_string());
+            std::fs::create_dir_all(&path).unwrap();
+            (*drive, runtime::disk::open_folder(&path).unwrap())
+        })
+        .collect();
+    let groups = place_replicas(&map, &[ROOT]);
+    let mut root_nodes: Vec<_> = groups[0].voters.iter().map(|voter| voter.node).collect();
+    root_nodes.sort();
+    root_nodes.dedup();
+    let listening = rpc.listen().await.unwrap();
+    let (host, failed) = Host::open(rpc.clone(), disks, groups, |_| Arc::new(Root)).await;
+    assert!(failed.is_empty(), "{failed:?}");
+    let host = Arc::new(host);
+    let service = Service::start(rpc.clone(), host.clone(), bootstrap.clone());
+    let client = Client::new(rpc, host.client(), root_nodes);
+    let closed = Arc::new(Mutex::new(None::<String>));
+    let said = closed.clone();
+    let heartbeats = client.heartbeat(move || {
+        let mut health: Vec<_> = drives
+            .iter()
+            .map(|drive| DriveHealth { drive: *drive, closed: None, free_bytes: 1 << 40, total_bytes: 1 << 41 })
+            .collect();
+        health[0].closed = said.lock().unwrap().clone();
+        Heartbeat { node, incarnation: 1, drives: health }
+    });
+    Process { client, host, service, heartbeats, listening, closed }
+}
+
+impl Process {
+    async fn stop(self) {
+        let Process { client, host, service, heartbeats, listening, .. } = self;
+        drop((service, client, heartbeats));
+        // The tasks that were dropped let go of the host when they are next polled.
+        for _ in 0..100 {
+            if Arc::strong_count(&host) == 1 {
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Arc::try_unwrap(host).ok().expect("nobody else holds the host").shut_down().await;
+        drop(listening);
+        // Connections and drives are let go of when their tasks are next polled.
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn ports(count: usize) -> Vec<SocketAddr> {
+    // Bound all at once, so that they differ; free again for the nodes.
+    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
+
+async fn create(client: &Client, name: &str) {
+    let begun = client.begin_create_bucket(name, "ann", 7, soon()).await.unwrap();
+    assert_eq!(begun.state, BucketState::Creating);
+    assert_eq!(client.bucket(name, soon()).await.unwrap_err(), Error::NoSuchBucket);
+    client.finish_create_bucket(name, begun.attempt, soon()).await.unwrap();
+}
+
+#[test]
+fn one_machine_end_to_end_and_after_a_restart() {
+    runtime::process::block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let bootstrap = bootstrap(&ports(1), 6);
+        let node = NodeId(1);
+        let process = start(node, &bootstrap, folder.path()).await;
+        let client = &process.client;
+
+        let first = client.open_writer(soon()).await.unwrap();
+        assert!(client.open_writer(soon()).await.unwrap() > first);
+        assert_eq!(*client.map(soon()).await.unwrap(), bootstrap.map);
+
+        create(client, "photos").await;
+        let live = client.bucket("photos", soon()).await.unwrap();
+        assert_eq!((live.state, live.partitions.as_slice()), (BucketState::Live, &bootstrap.partitions[..]));
+        let again = client.begin_create_bucket("photos", "bob", 8, soon()).await;
+        assert_eq!(again, Err(Error::BucketExists { owner: "ann".into() }));
+        create(client, "old").await;
+        let deleting = client.begin_delete_bucket("old", soon()).await.unwrap();
+        assert_eq!(client.bucket("old", soon()).await.unwrap().state, BucketState::Deleting);
+        let stale = client.finish_delete_bucket("old", deleting.attempt - 1, true, soon()).await;
+        assert_eq!(stale, Err(Error::StaleAttempt));
+        client.finish_delete_bucket("old", deleting.attempt, true, soon()).await.unwrap();
+        let names: Vec<_> = client.list_buckets("", 10, soon()).await.unwrap().into_iter().map(|b| b.name).collect();
+        assert_eq!(names, ["photos"]);
+
+        // Volumes: entered, built, handed out in turns, sealed for a failed slot.
+        let building = client.volume_for_writing(&[], soon()).await.unwrap();
+        assert_eq!((building.state, building.slots.len()), (VolumeState::Building, 6));
+        let open = client.volume_built(building.id, soon()).await.unwrap();
+        assert_eq!((open.state, open.epoch), (VolumeState::Open, building.epoch));
+        let mut used = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            let volume = client.volume_for_writing(&[], soon()).await.unwrap();
+            if volume.state == VolumeState::Building {
+                client.volume_built(volume.id, soon()).await.unwrap();
+            }
+            used.insert(volume.id);
+        }
+        assert_eq!(used.len(), 4);
+        client.report_slot(open.id, SlotIndex(3), "no space left");
+        let sealed = loop {
+            let volume = client.refresh_volume(open.id, soon()).await.unwrap();
+            if volume.state == VolumeState::Sealed {
+                break volume;
+            }
+            sleep(Duration::from_millis(20)).await;
+        };
+        assert!(sealed.epoch > open.epoch);
+
+        // A drive closes: its volumes are sealed, and nothing can be placed until it is back.
+        *process.closed.lock().unwrap() = Some("path shows another drive".into());
+        let missing = loop {
+            match client.volume_for_writing(&[], soon()).await {
+                Err(Error::CannotPlace { missing, .. }) => break missing,
+                other => drop(other.unwrap()),
+            }
+            sleep(Duration::from_millis(50)).await;
+        };
+        assert!(missing.contains("n1/d0 (closed: path shows another drive)"), "{missing}");
+        loop {
+            let health = client.health(soon()).await.unwrap();
+            if health.volumes_open == 0 {
+                assert_eq!(health.closed_drives.len(), 1);
+                assert!(health.suspected_nodes.is_empty() && health.volumes_sealed >= 4);
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        *process.closed.lock().unwrap() = None;
+        process.stop().await;
+
+        let process = start(node, &bootstrap, folder.path()).await;
+        let client = &process.client;
+        assert!(client.open_writer(soon()).await.unwrap() > WriterId(first.0 + 1));
+        assert_eq!(*client.bucket("photos", soon()).await.unwrap(), *live);
+        assert_eq!(*client.volume(sealed.id, soon()).await.unwrap(), *sealed);
+        let fresh = client.volume_for_writing(&[], soon()).await.unwrap();
+        assert!(fresh.id > *used.last().unwrap(), "volume ids are not reused");
+        process.stop().await;
+    });
+}
+
+#[test]
+fn three_zones_find_the_leader_and_new_volumes_avoid_a_zone_that_is_gone() {
+    runtime::process::block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let bootstrap = bootstrap(&ports(3), 4);
+        let mut processes = Vec::new();
+        for node in 1..=3 {
+            processes.push(start(NodeId(node), &bootstrap, folder.path()).await);
+        }
+        // Every node finds the leader, wherever it is.
+        let mut writers = Vec::new();
+        for process in &processes {
+            writers.push(process.client.open_writer(soon()).await.unwrap());
+            let volume = process.client.volume_for_writing(&[], soon()).await.unwrap();
+            assert_eq!(volume.scheme, bootstrap.scheme);
+            process.client.volume_built(volume.id, soon()).await.unwrap();
+            process.client.health(soon()).await.unwrap();
+        }
+        writers.dedup();
+        assert_eq!(writers.len(), 3);
+
+        // The node that leads stops; a gateway says that it cannot reach it, long before its heartbeat is missed.
+        let leader = (0..3).find(|&index| processes[index].host.leads(ROOT).is_some()).expect("somebody led just now");
+        let gone = NodeId(leader as u64 + 1);
+        processes.remove(leader).stop().await;
+        let client = &processes[0].client;
+        let from = now();
+        loop {
+            client.report_unreachable(gone);
+            let volume = client.volume_for_writing(&[], soon()).await.unwrap();
+            if volume.slots.iter().all(|slot| slot.node != gone) {
+                // Survives the loss of either living zone.
+                assert_eq!((volume.scheme, volume.at_risk), ("rs(4,4)".parse().unwrap(), false));
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        let waited = now().saturating_duration_since(from);
+        assert!(waited < Duration::from_secs(10), "{waited:?}");
+        for process in processes {
+            process.stop().await;
+        }
+    });
+}
