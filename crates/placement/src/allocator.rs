@@ -231,15 +231,13 @@ mod tests {
             let of_zones: Vec<_> = zones.iter().map(|z| (by_zone.get(z).copied().unwrap_or(0), room(&|n| &n.zone == *z))).collect();
             let racks_even = zones.iter().all(|zone| {
                 let inside = racks.iter().filter(|(z, _)| z == zone);
-                let counts: Vec<_> = inside
-                    .map(|rack| (by_rack.get(rack).copied().unwrap_or(0), room(&|n| (&n.zone, &n.rack) == *rack)))
-                    .collect();
+                let counts: Vec<_> =
+                    inside.map(|rack| (by_rack.get(rack).copied().unwrap_or(0), room(&|n| (&n.zone, &n.rack) == *rack))).collect();
                 even(&counts)
             });
             let nodes_even = racks.iter().all(|rack| {
                 let inside = map.nodes.iter().filter(|node| (&node.zone, &node.rack) == *rack);
-                let counts: Vec<_> =
-                    inside.map(|node| (by_node.get(&node.id).copied().unwrap_or(0), room(&|n| n.id == node.id))).collect();
+                let counts: Vec<_> = inside.map(|node| (by_node.get(&node.id).copied().unwrap_or(0), room(&|n| n.id == node.id))).collect();
                 even(&counts)
             });
             TestResult::from_bool(even(&of_zones) && racks_even && nodes_even)

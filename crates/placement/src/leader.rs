@@ -27,13 +27,24 @@ const PAUSE_MAX: Duration = Duration::from_millis(320);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) enum Ask {
     /// Volumes for writing that use none of these drives.
-    Volumes { avoid: Vec<DriveId> },
+    Volumes {
+        avoid: Vec<DriveId>,
+    },
     /// Every slot of the volume is durable.
-    Built { volume: VolumeId },
+    Built {
+        volume: VolumeId,
+    },
     /// A slot failed for good, as seen under `epoch`.
-    Slot { volume: VolumeId, epoch: Option<Epoch>, slot: SlotIndex, reason: String },
+    Slot {
+        volume: VolumeId,
+        epoch: Option<Epoch>,
+        slot: SlotIndex,
+        reason: String,
+    },
     /// A node could not be reached.
-    Unreachable { node: NodeId },
+    Unreachable {
+        node: NodeId,
+    },
     Health,
 }
 
@@ -50,7 +61,9 @@ pub(crate) enum Told {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Refusal {
     /// Ask this one, if it is known.
-    NotLeader { hint: Option<NodeId> },
+    NotLeader {
+        hint: Option<NodeId>,
+    },
     Failed(Error),
 }
 

@@ -197,16 +197,8 @@ mod tests {
 
     #[test]
     fn the_bytes_of_the_counters_row_stay_as_documented() {
-        let counters = Counters {
-            revision: 1,
-            writer: 2,
-            bucket: 3,
-            attempt: 4,
-            volume: 300,
-            buckets: 5,
-            volumes_sealed: 6,
-            volumes_at_risk: 7,
-        };
+        let counters =
+            Counters { revision: 1, writer: 2, bucket: 3, attempt: 4, volume: 300, buckets: 5, volumes_sealed: 6, volumes_at_risk: 7 };
         assert_eq!(wire::encode(&counters), [1, 1, 2, 3, 4, 0xac, 2, 5, 6, 7]);
     }
 }

@@ -188,23 +188,17 @@ mod tests {
     #[test]
     fn on_one_machine_a_missing_folder_is_named_and_no_smaller_code_is_slipped_in() {
         let map = map(1, 1, 6);
-        let Err(Error::CannotPlace { scheme: which, missing }) =
-            choose_scheme(&map, scheme("rs(4,2)"), &without(&map, 0, &[1, 4]))
-        else {
+        let Err(Error::CannotPlace { scheme: which, missing }) = choose_scheme(&map, scheme("rs(4,2)"), &without(&map, 0, &[1, 4])) else {
             panic!("placed")
         };
         assert_eq!(which, scheme("rs(4,2)"));
-        assert_eq!(
-            missing,
-            "needs 6 drives, 4 of 6 are usable: bring back /n1/d1 (closed: gone), /n1/d4 (closed: gone)"
-        );
+        assert_eq!(missing, "needs 6 drives, 4 of 6 are usable: bring back /n1/d1 (closed: gone), /n1/d4 (closed: gone)");
     }
 
     #[test]
     fn missing_nodes_are_named_with_their_zone_and_folders() {
         let map = map(3, 1, 2);
-        let Err(Error::CannotPlace { missing, .. }) = choose_scheme(&map, scheme("rs(4,2)"), &without_zones(&map, &["z1", "z2"]))
-        else {
+        let Err(Error::CannotPlace { missing, .. }) = choose_scheme(&map, scheme("rs(4,2)"), &without_zones(&map, &["z1", "z2"])) else {
             panic!("placed")
         };
         assert!(missing.contains("node 2 in zone z1 (no heartbeat; /n2/d0, /n2/d1)") && missing.contains("node 3"), "{missing}");

@@ -144,8 +144,7 @@ impl Inner {
 
     /// Taken also by those who do not lead: the next leader then knows of closed drives at once.
     fn heartbeat(&self, request: &Request) -> Result<Told, Refusal> {
-        let heartbeat: Heartbeat =
-            wire::decode(&request.meta).map_err(|error| Refusal::Failed(Error::Malformed(error.to_string())))?;
+        let heartbeat: Heartbeat = wire::decode(&request.meta).map_err(|error| Refusal::Failed(Error::Malformed(error.to_string())))?;
         if heartbeat.node != request.from {
             let why = format!("node {} sent a heartbeat as node {}", request.from, heartbeat.node);
             return Err(Refusal::Failed(Error::Refused(why)));

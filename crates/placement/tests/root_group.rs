@@ -1,7 +1,7 @@
 //! The root group for real: hosts over folders, sockets on loopback, service and client together.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used, reason = "a test of real files and sockets")]
 
-use consensus::Host;
+use consensus::{Host, HostDrive};
 use placement::{Bootstrap, BucketState, Client, DriveHealth, Error, Heartbeat, Root, Service, place_replicas};
 use protocol::{ClusterId, ClusterMap, Drive, DriveId, DriveState, GroupId, Node, NodeId, ROOT, SlotIndex, VolumeState, WriterId};
 use runtime::rpc::{Rpc, Secret, Settings};
@@ -55,8 +55,10 @@ async fn start(node: NodeId, bootstrap: &Bootstrap, folder: &Path) -> Process {
         .iter()
         .map(|drive| {
             let path = folder.join(drive.0.to_string());
+            let first = !path.exists();
             std::fs::create_dir_all(&path).unwrap();
-            (*drive, runtime::disk::open_folder(&path).unwrap())
+            let bootstrap = if first { consensus::Bootstrap::First } else { consensus::Bootstrap::Again };
+            HostDrive { drive: *drive, disk: runtime::disk::open_folder(&path).unwrap(), bootstrap }
         })
         .collect();
     let groups = place_replicas(&map, &[ROOT]);
@@ -72,10 +74,8 @@ async fn start(node: NodeId, bootstrap: &Bootstrap, folder: &Path) -> Process {
     let closed = Arc::new(Mutex::new(None::<String>));
     let said = closed.clone();
     let heartbeats = client.heartbeat(move || {
-        let mut health: Vec<_> = drives
-            .iter()
-            .map(|drive| DriveHealth { drive: *drive, closed: None, free_bytes: 1 << 40, total_bytes: 1 << 41 })
-            .collect();
+        let mut health: Vec<_> =
+            drives.iter().map(|drive| DriveHealth { drive: *drive, closed: None, free_bytes: 1 << 40, total_bytes: 1 << 41 }).collect();
         health[0].closed = said.lock().unwrap().clone();
         Heartbeat { node, incarnation: 1, drives: health }
     });

@@ -47,10 +47,7 @@ impl Bootstrap {
         if !self.best_effort && durability.spare_after_widest.unwrap_or(0) == 0 {
             let lost = durability.spare_after_widest.map_or("loses data", |_| "has no spare left");
             let widest = durability.widest;
-            return Err(format!(
-                "{} {lost} when one {widest} is lost; choose a wider scheme, or accept it with best-effort",
-                self.scheme
-            ));
+            return Err(format!("{} {lost} when one {widest} is lost; choose a wider scheme, or accept it with best-effort", self.scheme));
         }
         Ok(())
     }
