@@ -7,7 +7,7 @@ use consensus::RowsMut;
 use protocol::{BlobRef, Home, Revision, UploadId};
 use runtime::probe;
 
-use crate::rows::{Condemned, GarbageRow, PartRow, Read, damaged, decode, write};
+use crate::rows::{Condemned, GarbageRow, PartRow, Read, decode, unreadable, write};
 use crate::{Error, Garbage, GarbageId, blob, blobs_of, keys};
 
 /// Ordinal of the version that a command replaced, or of the upload that it gave up.
@@ -40,7 +40,8 @@ pub(crate) fn list(rows: &impl Read, after: Option<GarbageId>, max: u32) -> Resu
             return false;
         }
         bytes += value.len();
-        match keys::garbage_of(key).ok_or_else(|| damaged(key, "no such key")).and_then(|id| Ok((id, decode::<GarbageRow>(key, value)?))) {
+        match keys::garbage_of(key).ok_or_else(|| unreadable(key, "no such key")).and_then(|id| Ok((id, decode::<GarbageRow>(key, value)?)))
+        {
             Ok(entry) => entries.push(entry),
             Err(error) => failed = Some(error),
         }

@@ -8,7 +8,7 @@ use runtime::{planted, probe};
 use std::ops::Range;
 
 use crate::commands::{Page, UploadLine};
-use crate::rows::{Read, RecordHead, UploadRow, damaged, decode, decode_head};
+use crate::rows::{Read, RecordHead, UploadRow, decode, decode_head, unreadable};
 use crate::{Error, ListQuery, Listed, UploadQuery, bucket, keys};
 
 /// A page ends early, with at least one entry, when the rows that were read reach this.
@@ -121,7 +121,7 @@ impl<'a> Walk<'a> {
             let mut stop = Stop::End;
             rows.visit(&self.range.start, &self.range.end, &mut |row, value| {
                 let Some((key, _)) = keys::split(row) else {
-                    stop = Stop::Failed(damaged(row, "its key is no key"));
+                    stop = Stop::Failed(unreadable(row, "its key is no key"));
                     return false;
                 };
                 let hidden = self.common_prefix(&key);

@@ -1,5 +1,5 @@
-//! Values of a partition's rows. Always holds: a value that is read is the value that was written under that key,
-//! or the read fails: each value ends with a checksum over its key and itself.
+//! Values of a partition's rows: a format version, then postcard. Checksums over key and value are put beneath by
+//! `consensus`, so that what is read here is what was written under that key.
 
 use bytes::Bytes;
 use consensus::{Rows, RowsMut};
@@ -8,9 +8,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Part, Upload, keys};
-
-/// Bytes of the checksum at the end of each value.
-pub const CHECKSUM_BYTES: usize = 8;
 
 /// Whether a bucket takes writes in this partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -203,7 +200,7 @@ impl Read for RowsMut<'_> {
 
 /// Write a row.
 pub(crate) fn write<T: Serialize>(rows: &mut RowsMut<'_>, key: &[u8], value: &T) {
-    rows.put(key, &encode(key, value));
+    rows.put(key, &wire::encode(value));
 }
 
 /// Give the next revision.
@@ -214,46 +211,24 @@ pub(crate) fn next_revision(rows: &mut RowsMut<'_>) -> Result<Revision, Error> {
     Ok(counters.revision)
 }
 
-/// The value of a row: format version, postcard, CRC-64/NVME over key and value (little endian).
-pub fn encode<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
-    let mut encoded = wire::encode(value);
-    encoded.extend(checksum(key, &encoded).to_le_bytes());
-    encoded
-}
-
-/// The value under `key`. Fails with [`Error::Unavailable`] if it is damaged or of a newer build: this replica cannot
+/// The value under `key`. Fails with [`Error::Unavailable`] if a newer build, or a bug, wrote it: this replica cannot
 /// answer, another one may.
 pub fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, Error> {
-    wire::decode(verified(key, value)?).map_err(|error| damaged(key, &error.to_string()))
+    wire::decode(value).map_err(|error| unreadable(key, &error.to_string()))
 }
 
 /// The first fields of the value under `key`, borrowed from it.
 pub(crate) fn decode_head<'a, T: Deserialize<'a>>(key: &[u8], value: &'a [u8]) -> Result<T, Error> {
-    match verified(key, value)?.split_first() {
+    match value.split_first() {
         Some((&wire::FORMAT_VERSION, rest)) => {
-            postcard::take_from_bytes(rest).map(|(head, _)| head).map_err(|error| damaged(key, &error.to_string()))
+            postcard::take_from_bytes(rest).map(|(head, _)| head).map_err(|error| unreadable(key, &error.to_string()))
         }
-        _ => Err(damaged(key, "unknown format version")),
+        _ => Err(unreadable(key, "unknown format version")),
     }
 }
 
 /// What to say of a row that cannot be read.
-pub(crate) fn damaged(key: &[u8], why: &str) -> Error {
+pub(crate) fn unreadable(key: &[u8], why: &str) -> Error {
     let family = key.first().copied().unwrap_or_default();
-    Error::Unavailable(format!("a row of family `{}` is damaged on this replica: {why}", char::from(family)))
-}
-
-fn verified<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8], Error> {
-    let (encoded, expected) = value.split_last_chunk::<CHECKSUM_BYTES>().ok_or_else(|| damaged(key, "too short"))?;
-    if checksum(key, encoded) != u64::from_le_bytes(*expected) {
-        return Err(damaged(key, "checksum mismatch"));
-    }
-    Ok(encoded)
-}
-
-fn checksum(key: &[u8], encoded: &[u8]) -> u64 {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
-    digest.update(key);
-    digest.update(encoded);
-    digest.finalize()
+    Error::Unavailable(format!("a row of family `{}` cannot be read on this replica: {why}", char::from(family)))
 }

@@ -10,11 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Error;
 
-/// Most commands of a writer under way in one partition.
-const UNDER_WAY_MAX: usize = 1024;
-/// A partition keeps the results above the lowest unfinished command: a stuck one holds back those that would be
-/// this far ahead of it.
-const AHEAD_MAX: u64 = 16 * 1024;
+/// A partition keeps the replies from the lowest unfinished command on, 1024 at most (`consensus`); so no command is
+/// begun that would be this far ahead of the oldest one under way. It bounds those under way as well.
+const AHEAD_MAX: u64 = 1000;
 
 /// The sessions of one writer.
 #[derive(Debug)]
@@ -46,7 +44,7 @@ impl Sessions {
         let numbers = Arc::clone(lock(&self.groups).entry(group).or_default());
         let mut state = lock(&numbers);
         let lowest = state.unfinished.first().copied();
-        if state.unfinished.len() >= UNDER_WAY_MAX || lowest.is_some_and(|lowest| state.last - lowest >= AHEAD_MAX) {
+        if lowest.is_some_and(|lowest| state.last - lowest >= AHEAD_MAX) {
             runtime::probe!("metadata-session-full");
             return Err(Error::Busy);
         }
