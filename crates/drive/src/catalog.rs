@@ -53,7 +53,7 @@ impl Catalog {
     }
 
     /// Entries whose records lie at or beyond `offset`.
-    pub(crate) fn from_offset(&self, offset: u64) -> Vec<(BlobId, Entry)> {
+    pub(crate) fn beyond(&self, offset: u64) -> Vec<(BlobId, Entry)> {
         self.entries.iter().filter(|(_, entry)| entry.offset >= offset).map(|(&blob, &entry)| (blob, entry)).collect()
     }
 }

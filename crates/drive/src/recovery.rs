@@ -209,7 +209,7 @@ impl<'a> Scan<'a> {
 
     /// Verify the shards beyond the horizon block by block: their headers may have reached the drive alone.
     fn verify_last_batch(&mut self, horizon: u64, torn: &mut Vec<Range<u64>>) -> disk::Result<()> {
-        for (blob, entry) in self.catalog.from_offset(horizon) {
+        for (blob, entry) in self.catalog.beyond(horizon) {
             let Some(record) = self.read_record(entry)? else { continue };
             let Content::Shard(shard) = &record.content else { continue };
             let data = entry.offset + u64::from(entry.header_bytes);
