@@ -84,7 +84,8 @@ impl Server {
     }
 
     /// Serve a drive, mounted by the caller, from now on: one that came back while the node runs. Replaces a drive of
-    /// the same id, which is closed.
+    /// the same id, which is closed. The same folder can be opened again only when the last request that used it has
+    /// ended, shortly after [`Server::status`] shows it closed with no slots: try again until then.
     pub async fn add_drive(&self, drive: DriveId, disk: Arc<dyn Disk>) -> Result<(), drive::Error> {
         let opening = disk.clone();
         let opened = disk::run(&disk, move || Drive::open(opening)).await?;
