@@ -1,12 +1,26 @@
 #![doc = include_str!("../README.md")]
 
+mod admission;
 mod body;
 mod chunks;
+mod conditions;
+mod digest;
 mod dispatch;
+mod error;
 pub mod gate;
 pub mod http;
 pub mod identity;
+mod incoming;
+mod latency;
+pub mod operations;
 mod patience;
+mod range;
+mod read;
+mod suspects;
+mod volumes;
+mod write;
+
+pub use operations::Operations;
 
 use std::net::SocketAddr;
 
@@ -47,8 +61,7 @@ pub struct Gateway {
 impl Gateway {
     /// Listen and serve.
     pub async fn start(settings: Settings, cluster: Cluster) -> std::io::Result<Gateway> {
-        let _ = (settings, cluster);
-        todo!()
+        Gateway::serve(&settings, Operations::new(settings.clone(), cluster)).await
     }
 
     /// Serve `operations` under the gate of `settings`. Refuses settings that nobody could sign for.
