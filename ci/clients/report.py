@@ -95,7 +95,8 @@ def compare_files(expected, got):
 
 def fetch(url, data=None, method="GET"):
     """Use a presigned URL as somebody without credentials."""
-    request = urllib.request.Request(url, data=data, method=method)
+    headers = {"Content-Type": "application/octet-stream"} if data is not None else {}
+    request = urllib.request.Request(url, data=data, method=method, headers=headers)
     with urllib.request.urlopen(request, timeout=60) as reply:
         return reply.read()
 

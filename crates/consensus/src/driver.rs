@@ -13,7 +13,7 @@
 //! ([`Driver::switched`]). Cutting the log: checkpoint durable, then the new start in the log, then segments go
 //! ([`Driver::checkpointed`]).
 
-use crate::host::{ReplicaStatus, Shared};
+use crate::host::{ReplicaStatus, Switchboard};
 use crate::log::{Hard, Key, Log, Record, Start};
 use crate::manifest::{Manifest, state_name};
 use crate::replica::{Fetched, Query, Replica, Switching, Waiter, Waiting};
@@ -85,7 +85,7 @@ struct Outgoing {
 }
 
 pub(crate) struct Driver {
-    shared: Arc<Shared>,
+    shared: Arc<Switchboard>,
     drive: DriveId,
     disk: Arc<dyn Disk>,
     inbox: Receiver<Input>,
@@ -110,7 +110,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<Switchboard>,
         drive: DriveId,
         disk: Arc<dyn Disk>,
         inbox: Receiver<Input>,

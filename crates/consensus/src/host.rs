@@ -108,7 +108,7 @@ impl Default for Settings {
 
 /// All replicas of this node, running. Dropping it ends them at once, as a crash would.
 pub struct Host {
-    shared: Arc<Shared>,
+    shared: Arc<Switchboard>,
     drivers: Vec<(DriveId, Task<()>, Sender<Input>)>,
 }
 
@@ -139,7 +139,7 @@ pub struct ReplicaStatus {
 }
 
 /// What the drivers, the service and the host share.
-pub(crate) struct Shared {
+pub(crate) struct Switchboard {
     pub rpc: Rpc,
     pub node: NodeId,
     pub groups: BTreeMap<GroupId, GroupSpec>,
@@ -149,7 +149,7 @@ pub(crate) struct Shared {
     status: Mutex<BTreeMap<Key, (ReplicaStatus, bool)>>,
 }
 
-impl Shared {
+impl Switchboard {
     /// Give `input` to the driver of `key`; what cannot be taken at once comes back.
     pub(crate) fn offer(&self, key: Key, input: Input) -> Result<(), Refused> {
         let route = self.routes.get(&key).ok_or(Refused::NoReplica)?;
@@ -229,7 +229,7 @@ impl Host {
         }
         let groups = groups.into_iter().map(|spec| (spec.group, spec)).collect();
         let shared =
-            Arc::new(Shared { rpc, node, groups, settings, offers: Offers::default(), routes, status: Mutex::new(BTreeMap::new()) });
+            Arc::new(Switchboard { rpc, node, groups, settings, offers: Offers::default(), routes, status: Mutex::new(BTreeMap::new()) });
         service::register(&shared);
         let mut drivers = Vec::new();
         for (drive, disk, found, sender, receiver) in opened {
@@ -376,7 +376,8 @@ impl Opening {
             let reason = format!("its state ends at {}, its log begins after {}", meta.applied, start.index);
             return Ok(Err((recovered, reason)));
         }
-        let known = if meta.applied == start.index { Some(start.term) } else { recovered.entries.get(&meta.applied).map(|entry| entry.term) };
+        let known =
+            if meta.applied == start.index { Some(start.term) } else { recovered.entries.get(&meta.applied).map(|entry| entry.term) };
         if known != Some(meta.term) {
             // A snapshot was switched to, and the log not yet reset: the state stands, the log goes.
             runtime::probe!("consensus-log-reset-at-start");
@@ -407,7 +408,7 @@ impl Found {
 
     fn into_driver(
         self,
-        shared: Arc<Shared>,
+        shared: Arc<Switchboard>,
         drive: DriveId,
         disk: Arc<dyn Disk>,
         receiver: Receiver<Input>,

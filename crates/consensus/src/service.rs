@@ -1,7 +1,7 @@
 //! The methods that replicas serve to each other and to clients (service 2).
 
 use crate::driver::Input;
-use crate::host::{Refused, Shared};
+use crate::host::{Refused, Switchboard};
 use crate::log::Key;
 use crate::replica::{Query, Waiter};
 use crate::wire::{self, Answer, Frame, Note, PageRequest, Propose, Read};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 const SERVICE: u8 = 2;
 
 /// Serve `shared` until its host is gone.
-pub(crate) fn register(shared: &Arc<Shared>) {
+pub(crate) fn register(shared: &Arc<Switchboard>) {
     // Weak, as the RPC holds its services and the host holds the RPC.
     let weak = Arc::downgrade(shared);
     let serve = move |request| {
@@ -37,7 +37,7 @@ fn answer(answer: Answer, body: Bytes) -> Reply {
     Reply { meta: encode(&answer).into(), body: if body.is_empty() { Vec::new() } else { vec![body] } }
 }
 
-async fn serve(shared: Arc<Shared>, request: Request) -> Reply {
+async fn serve(shared: Arc<Switchboard>, request: Request) -> Reply {
     match request.method {
         wire::MESSAGES => {
             take_frame(&shared, request.from, &request.meta, request.body);
@@ -68,7 +68,7 @@ async fn serve(shared: Arc<Shared>, request: Request) -> Reply {
 }
 
 /// Ask a replica of this node and wait for its answer, at most until `deadline`.
-async fn ask(shared: &Shared, key: Key, deadline: time::Instant, input: impl FnOnce(Waiter) -> Input) -> Reply {
+async fn ask(shared: &Switchboard, key: Key, deadline: time::Instant, input: impl FnOnce(Waiter) -> Input) -> Reply {
     let (waiter, wait) = oneshot::channel();
     match shared.offer(key, input(waiter)) {
         Ok(()) => {}
@@ -83,7 +83,7 @@ async fn ask(shared: &Shared, key: Key, deadline: time::Instant, input: impl FnO
 }
 
 /// Pass on what another node's replicas say, if they live there.
-fn take_frame(shared: &Shared, from: NodeId, meta: &[u8], mut body: Bytes) {
+fn take_frame(shared: &Switchboard, from: NodeId, meta: &[u8], mut body: Bytes) {
     let Ok(frame) = decode::<Frame>(meta) else { return };
     let lives_there = |group: GroupId, replica: ReplicaId| {
         let spec = shared.groups.get(&group);

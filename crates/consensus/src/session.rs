@@ -67,9 +67,8 @@ pub(crate) fn begin(table: &mut Table<'_>, hash: &mut StateHash, session: Sessio
     let (mut lowest, mut kept) = bounds(table, session.writer);
     if session.lowest_unfinished > lowest && session.lowest_unfinished <= session.counter {
         let (from, to) = (reply_key(session.writer, lowest), reply_key(session.writer, session.lowest_unfinished));
-        let finished: Vec<Vec<u8>> = or_unwind(table.range::<&[u8]>(from.as_slice()..to.as_slice()))
-            .map(|row| or_unwind(row).0.value().to_vec())
-            .collect();
+        let finished: Vec<Vec<u8>> =
+            or_unwind(table.range::<&[u8]>(from.as_slice()..to.as_slice())).map(|row| or_unwind(row).0.value().to_vec()).collect();
         for key in &finished {
             remove(table, hash, key);
         }

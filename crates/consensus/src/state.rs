@@ -130,9 +130,7 @@ impl State {
             return Err(Error(format!("{name} is empty")));
         }
         // redb may panic on bytes that no writer of its own left; for us that is damage like any other.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(Backend(file))
-        }));
+        let opened = catch_unwind(AssertUnwindSafe(|| redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(Backend(file))));
         let database = opened.map_err(|_| Error(format!("{name} is damaged")))??;
         let meta = read_meta(&database)?;
         if meta.key != key {

@@ -28,15 +28,7 @@ fn weight(entry: &Entry) -> usize {
 
 impl Store {
     pub(crate) fn new(hard: Hard, voters: Vec<u64>, start: Start, entries: impl IntoIterator<Item = Entry>) -> Store {
-        let mut store = Store {
-            hard,
-            voters,
-            start,
-            entries: VecDeque::new(),
-            bytes: 0,
-            offer: None,
-            wanted: AtomicBool::new(false),
-        };
+        let mut store = Store { hard, voters, start, entries: VecDeque::new(), bytes: 0, offer: None, wanted: AtomicBool::new(false) };
         store.append(&entries.into_iter().collect::<Vec<_>>());
         store
     }

@@ -144,10 +144,7 @@ pub(crate) struct PageRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Page {
     /// The rows follow in the body, each as two lengths (4 bytes, little endian), key and value.
-    Rows {
-        count: u32,
-        done: bool,
-    },
+    Rows { count: u32, done: bool },
     /// The sender let go of the snapshot.
     Gone,
 }
@@ -314,12 +311,8 @@ mod tests {
         let mut message = eraftpb::Message::default();
         message.set_msg_type(MessageType::MsgAppend);
         (message.to, message.from, message.term, message.log_term, message.index) = (2, 1, 5, 4, 10);
-        let entry = |index, data: &'static [u8]| eraftpb::Entry {
-            term: 5,
-            index,
-            data: Bytes::from_static(data),
-            ..eraftpb::Entry::default()
-        };
+        let entry =
+            |index, data: &'static [u8]| eraftpb::Entry { term: 5, index, data: Bytes::from_static(data), ..eraftpb::Entry::default() };
         message.set_entries(vec![entry(11, b"one"), entry(12, b""), entry(13, b"three")].into());
         message
     }

@@ -225,13 +225,7 @@ impl Log {
         let mut all: Vec<Record> = self
             .standing
             .iter()
-            .map(|(key, one)| Record {
-                key: *key,
-                hard: Some(one.hard),
-                start: Some(one.start),
-                damaged: one.damaged,
-                ..Record::default()
-            })
+            .map(|(key, one)| Record { key: *key, hard: Some(one.hard), start: Some(one.start), damaged: one.damaged, ..Record::default() })
             .collect();
         all.extend_from_slice(records);
         let encoded = Encoded::new(self.drive, self.table.clone(), before, &all);

@@ -301,10 +301,8 @@ pub(crate) fn replay(label: &str, segments: &[Segment]) -> Result<Replayed, Erro
         return Err(damaged(format!("{what}, the last one")));
     }
     replicas.values_mut().for_each(Recovered::settle);
-    let chain = chain
-        .into_iter()
-        .map(|(at, _, end)| (segments[at].generation, u32::try_from(end).expect("segments are bounded")))
-        .collect();
+    let chain =
+        chain.into_iter().map(|(at, _, end)| (segments[at].generation, u32::try_from(end).expect("segments are bounded"))).collect();
     Ok(Replayed { replicas, chain, live, table: last_table })
 }
 

@@ -159,10 +159,7 @@ mod tests {
     fn golden_bytes_of_a_sector() {
         let mut bytes = Vec::new();
         push(&mut bytes, header(), b"abc");
-        assert_eq!(
-            bytes[4..35],
-            [1, 1, 3, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 4, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0, 0, b'a', b'b', b'c']
-        );
+        assert_eq!(bytes[4..35], [1, 1, 3, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 4, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0, 0, b'a', b'b', b'c']);
         assert!(bytes[35..].iter().all(|byte| *byte == 0));
     }
 }

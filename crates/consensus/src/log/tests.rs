@@ -285,10 +285,8 @@ fn a_last_batch_that_rotted_away_stops_the_drive() {
 
 #[test]
 fn entries_are_replaced_from_the_first_new_one_on() {
-    let disk = written(&[
-        vec![record(A, 1, (1..=5).map(|index| entry(index, 1, 10)).collect())],
-        vec![record(A, 2, vec![entry(3, 2, 10)])],
-    ]);
+    let disk =
+        written(&[vec![record(A, 1, (1..=5).map(|index| entry(index, 1, 10)).collect())], vec![record(A, 2, vec![entry(3, 2, 10)])]]);
     let (_, recovered) = open(&disk).unwrap();
     assert_eq!(indexes(&recovered, A), [1, 2, 3]);
     assert_eq!(recovered[&A].entries[&3].term, 2);

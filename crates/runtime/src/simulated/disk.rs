@@ -26,10 +26,10 @@ const COST_MIN: Duration = Duration::from_micros(250);
 /// A simulated drive; cheap to clone. The simulator holds it and hands [`SimDrive::mount`]s to its nodes.
 #[derive(Clone)]
 pub struct SimDrive {
-    shared: Arc<Shared>,
+    body: Arc<Body>,
 }
 
-struct Shared {
+struct Body {
     label: String,
     state: Mutex<State>,
     power_lost: tokio::sync::Notify,
@@ -73,12 +73,12 @@ impl SimDrive {
             operations: 0,
             syncs: 0,
         };
-        SimDrive { shared: Arc::new(Shared { label: label.to_string(), state: Mutex::new(state), power_lost: tokio::sync::Notify::new() }) }
+        SimDrive { body: Arc::new(Body { label: label.to_string(), state: Mutex::new(state), power_lost: tokio::sync::Notify::new() }) }
     }
 
     /// The drive as people know it.
     pub fn label(&self) -> &str {
-        &self.shared.label
+        &self.body.label
     }
 
     /// Open it for a process. Handles of earlier mounts fail from now on.
@@ -133,7 +133,7 @@ impl SimDrive {
     /// Wait until [`SimDrive::cut_power_after`] has struck.
     pub async fn power_lost(&self) {
         loop {
-            let notice = self.shared.power_lost.notified();
+            let notice = self.body.power_lost.notified();
             if self.state().was_cut {
                 return;
             }
@@ -192,7 +192,7 @@ impl SimDrive {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().expect("nothing panics under this lock but a broken simulation")
+        self.body.state.lock().expect("nothing panics under this lock but a broken simulation")
     }
 
     fn error(&self, name: &str, fault: Fault) -> Error {
@@ -301,7 +301,7 @@ impl Mount {
             state.incarnation += 1;
             state.platter.cut_power(None, &mut random);
             state.was_cut = true;
-            self.drive.shared.power_lost.notify_one();
+            self.drive.body.power_lost.notify_one();
             return self.refuse("power was lost");
         }
         if changes && operation.kind != Kind::Sync && state.refuses_writes {

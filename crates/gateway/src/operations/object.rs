@@ -1,0 +1,344 @@
+//! Objects: Put, Get, Head, Delete, DeleteObjects.
+
+use super::{
+    Operations, check_key, check_version, content_headers, content_length, etag, not_implemented, parts_of, set_checksums, signed, soon,
+    timestamp,
+};
+use crate::conditions::{self, Conditions, Verdict};
+use crate::digest::{self, Expected};
+use crate::incoming::Incoming;
+use crate::range;
+use crate::read::{self, Source};
+use crate::write::Memory;
+use crate::{error, operations};
+use futures::StreamExt;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use metadata::{Applied, BucketRef, Etags, Preconditions};
+use protocol::limits::DELETE_OBJECTS_MAX;
+use protocol::{Body, Home, Record, Revision};
+use s3s::dto::*;
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
+
+/// Deletions of one DeleteObjects under way at a time.
+const DELETES: usize = 16;
+/// What S3 says of objects that came without a type.
+const CONTENT_TYPE: &str = "binary/octet-stream";
+
+/// Fill what GetObject and HeadObject show alike.
+macro_rules! describe {
+    ($output:ident, $record:ident, $asked:ident, $mode:expr) => {
+        $output.accept_ranges = Some("bytes".into());
+        $output.content_length = Some(signed($asked.range.end - $asked.range.start));
+        $output.content_range = $asked.partial.then(|| range::content_range(&$asked.range, $record.bytes));
+        $output.parts_count = $asked.parts_count;
+        $output.e_tag = Some(etag(&$record.etag));
+        $output.last_modified = Some(timestamp($record.modified_ms));
+        $output.content_type = Some($record.headers.content_type.clone().unwrap_or_else(|| CONTENT_TYPE.into()));
+        $output.content_encoding = $record.headers.content_encoding.clone();
+        $output.content_language = $record.headers.content_language.clone();
+        $output.content_disposition = $record.headers.content_disposition.clone();
+        $output.cache_control = $record.headers.cache_control.clone();
+        $output.metadata = Some($record.headers.user.iter().cloned().collect());
+        // The checksum is of the whole: shown with a part of it, clients would compare it with that part.
+        if $mode.as_ref().is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED) && !$asked.partial {
+            $output.checksum_type = set_checksums!($output, digest::show($record.checksum.as_ref(), parts_of(&$record)));
+        }
+    };
+}
+impl Operations {
+    pub(super) async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        let S3Request { mut input, headers, trailing_headers, .. } = req;
+        check_key(&input.key)?;
+        if input.write_offset_bytes.is_some() {
+            return Err(not_implemented("x-amz-write-offset-bytes"));
+        }
+        let bytes = content_length(input.content_length)?;
+        let conditions = conditions::of_write(&headers)?;
+        let expected = Expected::of_request(&headers, input.checksum_algorithm.as_ref(), None)?;
+        let content = content_headers!(input, &headers).into_record()?;
+        let bucket = operations::reference(&*self.bucket(&input.bucket, soon()).await?);
+        let home = Home::of(bucket.id, &input.key);
+        let mut incoming = Incoming::of_client(input.body.take(), bytes, trailing_headers, expected);
+        let stored = self.write.store(home, &mut incoming, Memory::PerBlob).await.map_err(error::of_write)?;
+        let record = Record {
+            revision: Revision(0),
+            bytes: stored.bytes,
+            etag: stored.digested.etag,
+            checksum: stored.digested.checksum,
+            headers: content,
+            modified_ms: runtime::time::wall_ms(),
+            body: stored.body,
+        };
+        self.put(&input.bucket, &bucket, &input.key, &record, &conditions, stored.deadline).await?;
+        let mut output = PutObjectOutput { e_tag: Some(etag(&record.etag)), ..PutObjectOutput::default() };
+        output.checksum_type = set_checksums!(output, digest::show(record.checksum.as_ref(), 1));
+        Ok(S3Response::new(output))
+    }
+
+    /// Commit a record whose body is safe.
+    pub(super) async fn put(
+        &self,
+        name: &str,
+        bucket: &BucketRef,
+        key: &str,
+        record: &Record,
+        conditions: &Preconditions,
+        deadline: runtime::time::Instant,
+    ) -> S3Result<Applied> {
+        let metadata = &self.cluster.metadata;
+        let put = |bucket: BucketRef| async move { metadata.put(&bucket, key, record.clone(), conditions.clone(), deadline).await };
+        self.commit(name, bucket, &record.body, deadline, put).await
+    }
+
+    pub(super) async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        let S3Request { input, headers, .. } = req;
+        check_version(input.version_id.as_deref())?;
+        let mut failed: Option<(Revision, read::Error)> = None;
+        loop {
+            let (bucket, record) = self.current(&input.bucket, &input.key).await?;
+            let asked = Asked::of(&record, &headers, input.range, input.part_number)?;
+            // Not a byte was sent: if the version was replaced meanwhile, the new one is read.
+            match failed {
+                Some((revision, error)) if revision == record.revision => return Err(error::of_read(error)),
+                _ => {}
+            }
+            let source = Source { bucket, key: input.key.clone(), body: record.body.clone() };
+            let pieces = match self.read.open(source, asked.range.clone()).await {
+                Ok(pieces) => pieces,
+                Err(error @ (read::Error::Busy | read::Error::Metadata(_))) => return Err(error::of_read(error)),
+                Err(error) => {
+                    runtime::probe!("record-read-again");
+                    failed = Some((record.revision, error));
+                    continue;
+                }
+            };
+            let mut output = GetObjectOutput { body: Some(StreamingBlob::new(pieces)), ..GetObjectOutput::default() };
+            describe!(output, record, asked, input.checksum_mode);
+            let headers = raw_expires(&record, input.response_expires.is_some());
+            return Ok(S3Response::with_headers(output, headers));
+        }
+    }
+
+    pub(super) async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+        let S3Request { input, headers, .. } = req;
+        check_version(input.version_id.as_deref())?;
+        let (_, record) = self.current(&input.bucket, &input.key).await?;
+        let asked = Asked::of(&record, &headers, input.range, input.part_number)?;
+        let mut output = HeadObjectOutput::default();
+        describe!(output, record, asked, input.checksum_mode);
+        // s3s does this for GET alone.
+        output.content_type = input.response_content_type.or(output.content_type);
+        output.content_language = input.response_content_language.or(output.content_language);
+        output.cache_control = input.response_cache_control.or(output.cache_control);
+        output.content_disposition = input.response_content_disposition.or(output.content_disposition);
+        output.content_encoding = input.response_content_encoding.or(output.content_encoding);
+        let headers = raw_expires(&record, input.response_expires.is_some());
+        output.expires = input.response_expires;
+        Ok(S3Response::with_headers(output, headers))
+    }
+
+    pub(super) async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
+        let S3Request { input, headers, .. } = req;
+        check_key(&input.key)?;
+        check_version(input.version_id.as_deref())?;
+        if input.if_match_last_modified_time.is_some() || input.if_match_size.is_some() {
+            return Err(not_implemented("x-amz-if-match-last-modified-time, x-amz-if-match-size"));
+        }
+        let conditions = Preconditions { if_none_match: None, ..conditions::of_write(&headers)? };
+        self.delete(&input.bucket, &input.key, &conditions).await?;
+        Ok(S3Response::with_status(DeleteObjectOutput::default(), StatusCode::NO_CONTENT))
+    }
+
+    async fn delete(&self, bucket: &str, key: &str, conditions: &Preconditions) -> S3Result<()> {
+        let deadline = soon();
+        let metadata = &self.cluster.metadata;
+        let delete = |bucket: BucketRef| async move { metadata.delete(&bucket, key, conditions.clone(), deadline).await };
+        self.in_bucket(bucket, deadline, delete).await?;
+        Ok(())
+    }
+
+    pub(super) async fn delete_objects(&self, req: S3Request<DeleteObjectsInput>) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        let input = req.input;
+        let objects = input.delete.objects;
+        if objects.is_empty() || objects.len() > DELETE_OBJECTS_MAX {
+            return Err(s3_error!(
+                MalformedXML,
+                "The XML you provided was not well-formed or did not validate against our published schema"
+            ));
+        }
+        // A bucket that does not exist is one error, not a thousand.
+        self.bucket(&input.bucket, soon()).await?;
+        let bucket = input.bucket.as_str();
+        let results = futures::stream::iter(objects.into_iter().map(|object| async move {
+            let result = self.delete_one(bucket, &object).await;
+            (object, result)
+        }));
+        let results: Vec<_> = results.buffered(DELETES).collect().await;
+        let mut deleted = Vec::new();
+        let mut errors = Vec::new();
+        for (object, result) in results {
+            match result {
+                Ok(()) => deleted.push(DeletedObject { key: Some(object.key), version_id: object.version_id, ..DeletedObject::default() }),
+                Err(error) => errors.push(Error {
+                    code: Some(error.code().as_str().to_string()),
+                    message: error.message().map(str::to_string),
+                    key: Some(object.key),
+                    version_id: object.version_id,
+                }),
+            }
+        }
+        if input.delete.quiet == Some(true) {
+            deleted.clear();
+        }
+        let output = DeleteObjectsOutput { deleted: Some(deleted), errors: Some(errors), ..DeleteObjectsOutput::default() };
+        Ok(S3Response::new(output))
+    }
+
+    async fn delete_one(&self, bucket: &str, object: &ObjectIdentifier) -> S3Result<()> {
+        check_key(&object.key)?;
+        check_version(object.version_id.as_deref())?;
+        if object.last_modified_time.is_some() || object.size.is_some() {
+            return Err(not_implemented("LastModifiedTime, Size"));
+        }
+        let if_match = object.e_tag.as_ref().map(|tag| match tag {
+            ETag::Strong(tag) if tag == "*" => Etags::Any,
+            ETag::Strong(tag) => Etags::Of(vec![tag.clone()]),
+            // Weak tags never compare equal strongly.
+            ETag::Weak(_) => Etags::Of(Vec::new()),
+        });
+        self.delete(bucket, &object.key, &Preconditions { if_match, if_none_match: None }).await
+    }
+}
+
+/// What of a version a read asks for, its conditions passed.
+struct Asked {
+    range: std::ops::Range<u64>,
+    /// Less than a plain GET: 206 with `Content-Range`.
+    partial: bool,
+    /// With `partNumber`, of an object in parts.
+    parts_count: Option<i32>,
+}
+
+impl Asked {
+    fn of(record: &Record, headers: &HeaderMap, range: Option<Range>, part: Option<i32>) -> S3Result<Asked> {
+        match Conditions::of_request(headers, "")?.judge(&record.etag, record.modified_ms) {
+            Verdict::Proceed => {}
+            Verdict::NotModified => return Err(not_modified(record)),
+            Verdict::Failed => return Err(s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold")),
+        }
+        if let Some(number) = part {
+            if range.is_some() {
+                return Err(s3_error!(InvalidRequest, "Cannot specify both Range header and partNumber query parameter."));
+            }
+            return Asked::part(record, number);
+        }
+        match range {
+            Some(range) if conditions::range_holds(headers, &record.etag, record.modified_ms) => {
+                Ok(Asked { range: range::resolve(range, record.bytes)?, partial: true, parts_count: None })
+            }
+            _ => Ok(Asked { range: 0..record.bytes, partial: false, parts_count: None }),
+        }
+    }
+
+    /// The bytes of the `number`-th part, counted from 1. An object that was not uploaded in parts is its own first.
+    fn part(record: &Record, number: i32) -> S3Result<Asked> {
+        let number = usize::try_from(number).ok().filter(|number| (1..=usize::from(protocol::limits::PART_NUMBER_MAX)).contains(number));
+        let number = number.ok_or_else(|| s3_error!(InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive"))?;
+        let (range, parts_count) = match &record.body {
+            Body::Parts { parts, .. } if number <= parts.len() => {
+                let start: u64 = parts[..number - 1].iter().map(|part| part.bytes).sum();
+                (start..start + parts[number - 1].bytes, i32::try_from(parts.len()).ok())
+            }
+            Body::Inline(_) | Body::Blobs(_) if number == 1 => (0..record.bytes, None),
+            _ => {
+                let mut error =
+                    S3Error::with_message(S3ErrorCode::Custom("InvalidPartNumber".into()), "The requested partnumber is not satisfiable");
+                error.set_status_code(StatusCode::RANGE_NOT_SATISFIABLE);
+                return Err(error);
+            }
+        };
+        // An empty object has no range that a header could name.
+        Ok(Asked { partial: !range.is_empty(), range, parts_count })
+    }
+}
+
+/// `Expires` as the client once sent it, which need not be a date.
+fn raw_expires(record: &Record, overridden: bool) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(expires) = &record.headers.expires
+        && !overridden
+        && let Ok(value) = HeaderValue::try_from(expires)
+    {
+        headers.insert(http::header::EXPIRES, value);
+    }
+    headers
+}
+
+/// 304 with the headers that caches need.
+fn not_modified(record: &Record) -> S3Error {
+    let mut error = S3Error::new(S3ErrorCode::NotModified);
+    error.set_status_code(StatusCode::NOT_MODIFIED);
+    let mut headers = HeaderMap::new();
+    let mut set = |name: HeaderName, value: Option<String>| {
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            headers.insert(name, value);
+        }
+    };
+    let mut modified = Vec::new();
+    let formatted = timestamp(record.modified_ms).format(TimestampFormat::HttpDate, &mut modified).is_ok();
+    set(http::header::ETAG, Some(format!("\"{}\"", record.etag)));
+    set(http::header::LAST_MODIFIED, String::from_utf8(modified).ok().filter(|_| formatted));
+    set(http::header::CACHE_CONTROL, record.headers.cache_control.clone());
+    set(http::header::EXPIRES, record.headers.expires.clone());
+    error.set_headers(headers);
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::UploadId;
+    use protocol::record::{Headers, PartRef, run};
+
+    fn record(body: Body, bytes: u64) -> Record {
+        Record { revision: Revision(1), bytes, etag: "abc".into(), checksum: None, headers: Headers::default(), modified_ms: 1_000, body }
+    }
+
+    fn parts(bytes: &[u64]) -> Record {
+        let refs = bytes.iter().zip(1..).map(|(bytes, number)| PartRef { number, bytes: *bytes }).collect();
+        record(Body::Parts { upload: UploadId(1), parts: refs }, bytes.iter().sum())
+    }
+
+    #[test]
+    fn a_part_number_names_the_bytes_of_that_part() {
+        let record = parts(&[5, 7, 2]);
+        let asked = Asked::part(&record, 2).unwrap();
+        assert_eq!((asked.range, asked.partial, asked.parts_count), (5..12, true, Some(3)));
+        assert_eq!(Asked::part(&record, 4).err().unwrap().status_code(), Some(StatusCode::RANGE_NOT_SATISFIABLE));
+        assert_eq!(Asked::part(&record, 0).err().unwrap().code(), &S3ErrorCode::InvalidArgument);
+        assert_eq!(Asked::part(&record, 10_001).err().unwrap().code(), &S3ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn an_object_without_parts_is_its_own_first_part() {
+        let record = record(Body::Inline(run::Bytes("hello".into())), 5);
+        let asked = Asked::part(&record, 1).unwrap();
+        assert_eq!((asked.range, asked.parts_count), (0..5, None));
+        assert!(Asked::part(&record, 2).is_err());
+    }
+
+    #[test]
+    fn a_range_and_a_part_number_exclude_each_other() {
+        let range = Some(Range::Int { first: 0, last: None });
+        assert!(Asked::of(&parts(&[5]), &HeaderMap::new(), range, Some(1)).is_err());
+    }
+
+    #[test]
+    fn not_modified_tells_what_caches_need() {
+        let error = not_modified(&parts(&[5]));
+        assert_eq!(error.status_code(), Some(StatusCode::NOT_MODIFIED));
+        let headers = error.headers().unwrap();
+        assert_eq!(headers["etag"], "\"abc\"");
+        assert_eq!(headers["last-modified"], "Thu, 01 Jan 1970 00:00:01 GMT");
+    }
+}
