@@ -1,1 +1,15 @@
-//! node
+#![doc = include_str!("../README.md")]
+
+pub mod config;
+pub mod drives;
+pub mod node;
+pub mod settings;
+pub mod status;
+
+#[cfg(not(madsim))]
+pub mod files;
+#[cfg(not(madsim))]
+pub mod up;
+
+pub use crate::node::Node;
+pub use crate::settings::Settings;

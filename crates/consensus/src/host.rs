@@ -264,7 +264,7 @@ impl Host {
     }
 
     /// Hand leadership away where possible, checkpoint every replica, and stop.
-    pub async fn shut_down(self) {
+    pub async fn shut_down(&self) {
         let mut waits = Vec::new();
         for (drive, _, sender) in &self.drivers {
             let (done, wait) = oneshot::channel();

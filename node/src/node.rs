@@ -1,0 +1,246 @@
+//! A node: every role on its drives. Two callers start one: the `keepstone` binary and the simulator.
+
+use crate::drives::{self, Mounted, Refused, Slot};
+use crate::settings::Settings;
+use placement::{DriveHealth, Heartbeat};
+use protocol::{DriveId, GroupId, ROOT};
+use runtime::disk::Disk;
+use runtime::rpc::{self, Rpc};
+use runtime::sync::watch;
+use runtime::task::{self, Task};
+use runtime::time;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often each drive compares its open superblock with what its path shows.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(1);
+/// One try to get a writer id from the root group.
+const WRITER_TRY: Duration = Duration::from_secs(10);
+
+/// A running node; ends when dropped.
+pub struct Node {
+    host: Arc<consensus::Host>,
+    storage: Arc<storage::Server>,
+    refused: Vec<Refused>,
+    ready: watch::Receiver<Option<Result<SocketAddr, String>>>,
+    _service: Option<placement::Service>,
+    tasks: Vec<Task<()>>,
+}
+
+/// A node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("node {0} is not in the cluster's file")]
+    NotListed(protocol::NodeId),
+    #[error("node {node} has {listed} drives in the cluster's file, but {given} folders were given")]
+    Drives { node: protocol::NodeId, listed: usize, given: usize },
+    #[error("none of the drives can be used:\n{}", lines(.0))]
+    NoDrives(Vec<Refused>),
+    #[error("cannot listen on {address}: {reason}")]
+    Listen { address: SocketAddr, reason: String },
+    #[error("the S3 front end cannot start: {0}")]
+    Gateway(String),
+}
+
+fn lines(refused: &[Refused]) -> String {
+    refused.iter().map(|refused| format!("  {}: {}", refused.label, refused.reason)).collect::<Vec<_>>().join("\n")
+}
+
+impl Node {
+    /// Mount `drives` (in the order of the cluster's file), recover, and run. Returns before the node is part of a
+    /// quorum; [`ready`](Self::ready) tells when S3 is served.
+    pub async fn start(settings: Settings, drives: Vec<Slot>) -> Result<Node, Error> {
+        let map = &settings.bootstrap.map;
+        let this = map.node(settings.node).ok_or(Error::NotListed(settings.node))?;
+        if this.drives.len() != drives.len() {
+            return Err(Error::Drives { node: settings.node, listed: this.drives.len(), given: drives.len() });
+        }
+        let (mounted, mut refused) = mount(&settings, drives).await;
+        if mounted.is_empty() {
+            return Err(Error::NoDrives(refused));
+        }
+
+        let rpc = Rpc::new(rpc::Settings {
+            node: settings.node,
+            cluster: map.cluster,
+            secret: settings.secret.clone(),
+            listen: this.address,
+            peers: map.nodes.iter().filter(|node| node.id != settings.node).map(|node| (node.id, node.address)).collect(),
+        });
+        let mut groups = vec![ROOT];
+        groups.extend(&settings.bootstrap.partitions);
+        let groups = placement::place_replicas(map, &groups);
+        let root_nodes: Vec<_> =
+            groups.iter().filter(|spec| spec.group == ROOT).flat_map(|spec| spec.voters.iter().map(|place| place.node)).collect();
+        let leads_root = root_nodes.contains(&settings.node);
+
+        let (host, failed) = consensus::Host::open(rpc.clone(), mounted.iter().map(host_drive).collect(), groups, machine).await;
+        let host = Arc::new(host);
+        for (drive, error) in failed {
+            note_refused(&mut refused, &mounted, drive, &error.to_string());
+        }
+        mark_first_start(&mounted, &mut refused).await;
+        let drives = mounted.iter().map(|drive| (drive.identity.drive, drive.disk.clone())).collect();
+        let (storage, failed) = storage::Server::open(&rpc, drives).await;
+        let storage = Arc::new(storage);
+        for (drive, error) in failed {
+            note_refused(&mut refused, &mounted, drive, &error.to_string());
+        }
+        for drive in &refused {
+            tracing::error!(drive = %drive.label, reason = %drive.reason, "drive refused");
+        }
+
+        let mut tasks = Vec::new();
+        if settings.listens {
+            let listening = rpc.listen().await;
+            tasks.push(listening.map_err(|error| Error::Listen { address: this.address, reason: error.to_string() })?);
+        }
+        let service = leads_root.then(|| placement::Service::start(rpc.clone(), host.clone(), settings.bootstrap.clone()));
+        let placement = placement::Client::new(rpc.clone(), host.client(), root_nodes);
+        tasks.push(task::spawn(watch_drives(mounted.iter().map(|drive| drive.disk.clone()).collect())));
+        tasks.push(placement.heartbeat(pulse(&settings, &mounted, &refused)));
+
+        let (sender, ready) = watch::channel(None);
+        let groups = host.client();
+        let storage_client = storage::Client::new(rpc.clone());
+        tasks.push(task::spawn(serve_s3(settings.gateway, placement, groups, storage_client, sender)));
+        Ok(Node { host, storage, refused, ready, _service: service, tasks })
+    }
+
+    /// Wait until S3 is served, and where.
+    pub async fn ready(&self) -> Result<SocketAddr, Error> {
+        let mut ready = self.ready.clone();
+        let state = ready.wait_for(Option::is_some).await.expect("the serving task lives as long as the node");
+        state.clone().expect("waited for").map_err(Error::Gateway)
+    }
+
+    /// Drives that are not used, and why.
+    pub fn refused(&self) -> &[Refused] {
+        &self.refused
+    }
+
+    /// The replicas of this node.
+    pub fn host(&self) -> &consensus::Host {
+        &self.host
+    }
+
+    /// The slots of this node.
+    pub fn storage(&self) -> &storage::Server {
+        &self.storage
+    }
+
+    /// Stop serving, hand leadership away, checkpoint, and end.
+    pub async fn shut_down(self) {
+        let Node { host, tasks, storage, _service, .. } = self;
+        drop(tasks);
+        drop(_service);
+        host.shut_down().await;
+        drop(storage);
+    }
+}
+
+/// The state machine of each group.
+fn machine(group: GroupId) -> Arc<dyn consensus::StateMachine> {
+    if group == ROOT { Arc::new(placement::Root) } else { Arc::new(metadata::Partition) }
+}
+
+fn host_drive(drive: &Mounted) -> consensus::HostDrive {
+    let bootstrap = if drive.first_start { consensus::Bootstrap::First } else { consensus::Bootstrap::Again };
+    consensus::HostDrive { drive: drive.identity.drive, disk: drive.disk.clone(), bootstrap }
+}
+
+async fn mount(settings: &Settings, drives: Vec<Slot>) -> (Vec<Mounted>, Vec<Refused>) {
+    let Some(first) = drives.iter().flatten().next().cloned() else {
+        return (Vec::new(), drives.into_iter().filter_map(Result::err).collect());
+    };
+    let (cluster, node) = (settings.bootstrap.map.cluster, settings.node);
+    runtime::disk::run(&first, move || drives::mount(cluster, node, drives)).await
+}
+
+fn note_refused(refused: &mut Vec<Refused>, mounted: &[Mounted], drive: DriveId, reason: &str) {
+    let label = mounted.iter().find(|mounted| mounted.identity.drive == drive).map_or("?", |mounted| mounted.disk.label());
+    refused.push(Refused { drive, label: label.to_string(), reason: reason.to_string() });
+}
+
+async fn mark_first_start(mounted: &[Mounted], refused: &mut Vec<Refused>) {
+    for drive in mounted.iter().filter(|drive| drive.first_start) {
+        let id = drive.identity.drive;
+        if refused.iter().any(|refused| refused.drive == id) {
+            continue;
+        }
+        let disk = drive.disk.clone();
+        if let Err(error) = runtime::disk::run(&drive.disk, move || drives::mark_replicas_created(&disk)).await {
+            note_refused(refused, mounted, id, &error.to_string());
+        }
+    }
+}
+
+/// Close each drive whose path shows another drive, or none.
+async fn watch_drives(disks: Vec<Arc<dyn Disk>>) {
+    let mut closed = vec![false; disks.len()];
+    loop {
+        time::sleep(VERIFY_INTERVAL).await;
+        for (disk, closed) in disks.iter().zip(&mut closed) {
+            let check = disk.clone();
+            let verified = runtime::disk::run(disk, move || check.verify()).await;
+            if let (Err(error), false) = (verified, *closed) {
+                tracing::error!(drive = disk.label(), %error, "drive closed; bring it back and start the node again");
+                *closed = true;
+            }
+        }
+    }
+}
+
+/// What heartbeats say of this node's drives.
+fn pulse(settings: &Settings, mounted: &[Mounted], refused: &[Refused]) -> impl Fn() -> Heartbeat + Send + Sync + 'static {
+    let node = settings.node;
+    let incarnation = runtime::entropy::u64();
+    let refused: BTreeMap<DriveId, String> = refused.iter().map(|refused| (refused.drive, refused.reason.clone())).collect();
+    let disks: Vec<(DriveId, Arc<dyn Disk>)> = mounted.iter().map(|drive| (drive.identity.drive, drive.disk.clone())).collect();
+    move || {
+        let mut drives: Vec<DriveHealth> = Vec::new();
+        for (drive, disk) in &disks {
+            let closed = refused.get(drive).cloned().or_else(|| disk.closed());
+            let (free_bytes, total_bytes) = disk.space().map_or((0, 0), |space| (space.free, space.total));
+            drives.push(DriveHealth { drive: *drive, closed, free_bytes, total_bytes });
+        }
+        for (drive, reason) in &refused {
+            if !disks.iter().any(|(mounted, _)| mounted == drive) {
+                drives.push(DriveHealth { drive: *drive, closed: Some(reason.clone()), free_bytes: 0, total_bytes: 0 });
+            }
+        }
+        Heartbeat { node, incarnation, drives }
+    }
+}
+
+/// Get a writer id, then serve S3 for as long as the node lives.
+async fn serve_s3(
+    settings: gateway::Settings,
+    placement: placement::Client,
+    groups: consensus::Client,
+    storage: storage::Client,
+    ready: watch::Sender<Option<Result<SocketAddr, String>>>,
+) {
+    let writer = loop {
+        match placement.open_writer(time::now() + WRITER_TRY).await {
+            Ok(writer) => break writer,
+            Err(error) => tracing::warn!(%error, "waiting for the root group"),
+        }
+        time::sleep(Duration::from_millis(200)).await;
+    };
+    let metadata = metadata::Client::new(groups, writer);
+    let cluster = gateway::Cluster { placement, metadata, storage, writer };
+    match gateway::Gateway::start(settings, cluster).await {
+        Ok(gateway) => {
+            ready.send_replace(Some(Ok(gateway.address())));
+            // Held for as long as this task runs: until the node is dropped.
+            std::future::pending::<()>().await;
+            drop(gateway);
+        }
+        Err(error) => {
+            ready.send_replace(Some(Err(error.to_string())));
+        }
+    }
+}

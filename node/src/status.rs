@@ -1,0 +1,39 @@
+//! Figures about a running node, for status files and benches.
+
+use crate::node::Node;
+
+/// One JSON object: drives, replicas, and what the process has synced so far.
+pub fn figures(node: &Node) -> String {
+    let drives: Vec<_> = node
+        .storage()
+        .status()
+        .into_iter()
+        .map(|drive| {
+            serde_json::json!({
+                "drive": drive.drive.0, "label": drive.label, "closed": drive.closed,
+                "slots": drive.slots, "shards": drive.shards, "bytes": drive.bytes,
+            })
+        })
+        .collect();
+    let replicas: Vec<_> = node
+        .host()
+        .status()
+        .into_iter()
+        .map(|replica| {
+            serde_json::json!({
+                "group": replica.group.0, "replica": replica.replica.0, "drive": replica.drive.0, "term": replica.term,
+                "leader": replica.leader.map(|leader| leader.0), "applied": replica.applied, "committed": replica.committed,
+                "state_hash": format!("{:016x}", replica.state_hash),
+            })
+        })
+        .collect();
+    let refused: Vec<_> =
+        node.refused().iter().map(|refused| serde_json::json!({ "label": refused.label, "reason": refused.reason })).collect();
+    serde_json::json!({
+        "syncs": runtime::disk::syncs(),
+        "drives": drives,
+        "replicas": replicas,
+        "refused": refused,
+    })
+    .to_string()
+}
