@@ -73,7 +73,7 @@ const WRITE_BYTES_MIN: usize = 4096;
 /// Most bytes buffered for each direction of a connection.
 const BUFFER_BYTES_MAX: usize = 256 << 10;
 /// Most bytes of a refused request that are still read.
-const LINGER_BYTES_MAX: usize = 16 << 20;
+const LINGER_BYTES_MAX: usize = 64 << 20;
 /// Pause after a failed `accept`, which usually means that descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -198,11 +198,11 @@ fn finish(response: &mut HttpResponse, method: &Method, resource: &str, request_
         *response.body_mut() = Body::empty();
         response.headers_mut().remove(header::CONTENT_TYPE);
         response.headers_mut().remove(header::CONTENT_LENGTH);
-    } else if status.is_client_error() || status.is_server_error() {
-        if let Some(document) = response.body().bytes().and_then(|bytes| complete_error(&bytes, resource, request_id)) {
-            *response.body_mut() = Body::from(document);
-            response.headers_mut().remove(header::CONTENT_LENGTH);
-        }
+    } else if (status.is_client_error() || status.is_server_error())
+        && let Some(document) = response.body().bytes().and_then(|bytes| complete_error(&bytes, resource, request_id))
+    {
+        *response.body_mut() = Body::from(document);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
     }
     let headers = response.headers_mut();
     headers.insert(header::SERVER, HeaderValue::from_static("Keepstone"));

@@ -1,4 +1,6 @@
 //! The edge over real sockets, before a tiny set of operations that writes down what reaches it.
+#![cfg(not(madsim))]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::future::Future;
