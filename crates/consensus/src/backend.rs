@@ -32,8 +32,10 @@ impl StorageBackend for Backend {
         self.0.read_at(offset, out).map_err(to_io)
     }
 
+    /// Durable at once: redb derives its layout from the length. Were the new length lost and a write behind the old
+    /// one kept, the file would have a length that redb never gave it, and would not open again.
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        self.0.set_len(len).map_err(to_io)
+        self.0.set_len(len).and_then(|()| self.0.sync()).map_err(to_io)
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
