@@ -193,6 +193,10 @@ fn facts(request_id: &str, peer: SocketAddr, admitted: Admitted) -> RequestFacts
 
 /// What every response has, and S3's form of errors.
 fn finish(response: &mut HttpResponse, method: &Method, resource: &str, request_id: &str) {
+    // s3s answers 200 to every HEAD; a part of an object is 206 there as it is for GET.
+    if *method == Method::HEAD && response.status() == StatusCode::OK && response.headers().contains_key(header::CONTENT_RANGE) {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
     let status = response.status();
     if status == StatusCode::NOT_MODIFIED || (method == Method::HEAD && !status.is_success()) {
         *response.body_mut() = Body::empty();

@@ -11,8 +11,10 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 use std::time::Duration;
 
-/// The longest that reopening a bucket after a failed deletion may take.
-const REOPEN_WAIT: Duration = Duration::from_secs(3);
+/// A DeleteBucket makes new attempts for so long: one that is given up leaves the bucket closed to writers.
+const DELETE_WAIT: Duration = Duration::from_secs(12);
+/// Between two attempts.
+const DELETE_PAUSE: Duration = Duration::from_millis(250);
 /// Pages of the bucket list that one ListBuckets with a prefix may walk.
 const PAGES_MAX: usize = 100;
 /// Most buckets in one answer, as S3 has it.
@@ -94,45 +96,61 @@ impl Operations {
 
     pub(super) async fn delete_bucket(&self, req: S3Request<DeleteBucketInput>) -> S3Result<S3Response<DeleteBucketOutput>> {
         let name = &req.input.bucket;
-        let deadline = soon();
-        let placement = &self.cluster.placement;
-        placement.forget_bucket(name);
-        let bucket = placement.begin_delete_bucket(name, deadline).await.map_err(error::of_placement)?;
-        placement.forget_bucket(name);
-        let closed = self.cluster.metadata.close_bucket(&reference(&bucket), bucket.attempt, deadline).await;
-        match closed {
-            Ok(true) => {}
-            Ok(false) => {
-                self.reopen(name, &bucket, deadline).await?;
-                return Err(s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty"));
-            }
-            Err(metadata::Error::StaleAttempt) => return Err(error::of_metadata(metadata::Error::StaleAttempt)),
-            Err(failed) => {
-                runtime::probe!("bucket-closing-failed");
-                // Some partition may be closed, or be closed later by a command that is still on its way: a new attempt outdates it.
-                let deadline = runtime::time::now() + REOPEN_WAIT;
-                if let Ok(bucket) = placement.begin_delete_bucket(name, deadline).await
-                    && let Err(error) = self.reopen(name, &bucket, deadline).await
-                {
-                    tracing::warn!(bucket = %name, %error, "a bucket stays closed until it is deleted again");
+        let patience = runtime::time::now() + DELETE_WAIT;
+        let mut begun_before = false;
+        // Whatever a failed attempt left half closed, the next one closes again, and then removes or reopens. Nothing is opened
+        // in between: another attempt may have proved the bucket empty and be removing it.
+        let empty = loop {
+            match self.try_delete(name, begun_before).await {
+                Ok(empty) => break empty,
+                Err(error) if error.status_code() != Some(http::StatusCode::SERVICE_UNAVAILABLE) => return Err(error),
+                Err(error) if runtime::time::now() >= patience => {
+                    runtime::probe!("bucket-left-closed");
+                    tracing::warn!(bucket = %name, "a bucket stays closed to writers until it is deleted again");
+                    return Err(error);
                 }
-                return Err(error::of_metadata(failed));
+                Err(_) => {
+                    begun_before = true;
+                    runtime::time::sleep(DELETE_PAUSE).await;
+                }
             }
+        };
+        if !empty {
+            return Err(s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty"));
         }
-        // Closed and empty under this attempt: from here there is no way back but another attempt.
-        let closed = reference(&bucket);
-        self.cluster.metadata.remove_bucket(&closed, bucket.attempt, deadline).await.map_err(error::of_metadata)?;
-        placement.finish_delete_bucket(name, bucket.attempt, true, deadline).await.map_err(error::of_placement)?;
-        placement.forget_bucket(name);
         Ok(S3Response::with_status(DeleteBucketOutput::default(), http::StatusCode::NO_CONTENT))
     }
 
-    async fn reopen(&self, name: &str, bucket: &placement::Bucket, deadline: Instant) -> S3Result<()> {
-        let placement = &self.cluster.placement;
-        self.cluster.metadata.open_bucket(&reference(bucket), bucket.attempt, deadline).await.map_err(error::of_metadata)?;
-        placement.finish_delete_bucket(name, bucket.attempt, false, deadline).await.map_err(error::of_placement)?;
+    /// One attempt: close everywhere; remove if that proved it empty, else reopen. Returns whether it was empty.
+    async fn try_delete(&self, name: &str, begun_before: bool) -> S3Result<bool> {
+        let deadline = soon();
+        let (placement, metadata) = (&self.cluster.placement, &self.cluster.metadata);
         placement.forget_bucket(name);
-        Ok(())
+        let bucket = match placement.begin_delete_bucket(name, deadline).await {
+            // An attempt of this very request removed it, and its answer was lost.
+            Err(placement::Error::NoSuchBucket) if begun_before => return Ok(true),
+            begun => begun.map_err(error::of_placement)?,
+        };
+        let (partitions, attempt) = (reference(&bucket), bucket.attempt);
+        let empty = metadata.close_bucket(&partitions, attempt, deadline).await.map_err(error::of_metadata)?;
+        if empty {
+            metadata.remove_bucket(&partitions, attempt, deadline).await.map_err(error::of_metadata)?;
+            placement.finish_delete_bucket(name, attempt, true, deadline).await.map_err(error::of_placement)?;
+        } else {
+            match metadata.open_bucket(&partitions, attempt, deadline).await {
+                // A later attempt is at work: the bucket is its to open.
+                Err(metadata::Error::StaleAttempt) => {}
+                opened => {
+                    opened.map_err(error::of_metadata)?;
+                    match placement.finish_delete_bucket(name, attempt, false, deadline).await {
+                        Err(placement::Error::StaleAttempt) => {}
+                        finished => finished.map_err(error::of_placement)?,
+                    }
+                }
+            }
+        }
+        placement.forget_bucket(name);
+        Ok(empty)
     }
 
     pub(super) async fn list_buckets(&self, req: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
