@@ -219,9 +219,10 @@ impl Replica {
                 assert_eq!(index, before + 1, "a leader appends what it takes");
                 self.proposals.insert(index, Proposal { term: self.raw.raft.term, waiter });
             }
-            // Too much is uncommitted, or leadership is being handed over.
             Err(_) => {
-                let _ = waiter.send((Answer::Busy, Bytes::new()));
+                // Leadership is being handed over, or too much is uncommitted.
+                let answer = if self.raw.raft.lead_transferee.is_some() { Answer::Dropped } else { Answer::Busy };
+                let _ = waiter.send((answer, Bytes::new()));
             }
         }
     }

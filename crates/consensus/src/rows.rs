@@ -319,7 +319,8 @@ mod tests {
 
     #[test]
     fn state_hash_depends_on_order_key_value_and_table() {
-        let hash = |writes: &[(u8, &[u8], Option<&[u8]>)]| {
+        type Write<'a> = (u8, &'a [u8], Option<&'a [u8]>);
+        let hash = |writes: &[Write<'_>]| {
             let mut hash = StateHash::default();
             for (tag, key, value) in writes {
                 hash.write(*tag, key, *value);

@@ -255,8 +255,7 @@ impl Message {
 impl SnapshotOffer {
     /// The offer as Raft carries it: its own metadata, and all of it as the data.
     pub(crate) fn to_raft(&self) -> eraftpb::Snapshot {
-        let mut snapshot = eraftpb::Snapshot::default();
-        snapshot.data = wire::encode(self).into();
+        let mut snapshot = eraftpb::Snapshot { data: wire::encode(self).into(), ..eraftpb::Snapshot::default() };
         let metadata = snapshot.mut_metadata();
         metadata.index = self.index;
         metadata.term = self.term;

@@ -1,5 +1,6 @@
 //! Real hosts over loopback and real folders.
 #![cfg(not(madsim))]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod machine;
 
@@ -256,5 +257,54 @@ fn a_replica_that_is_missing_does_not_come_back_as_if_it_had_never_voted() {
         let client = cluster.client();
         client.propose(GROUP, session(2, 2), append(1, 2, 0), within(10)).await.unwrap();
         assert_eq!(list(&client).await, [1, 2]);
+    });
+}
+
+#[test]
+fn one_host_with_five_drives_goes_on_without_any_two_of_them() {
+    runtime::process::block_on(async {
+        let folders: Vec<tempfile::TempDir> = (0..5).map(|_| tempfile::tempdir().unwrap()).collect();
+        let place = |drive: u64| ReplicaPlace { replica: ReplicaId(drive), node: NodeId(1), drive: DriveId(drive) };
+        let spec = |group| GroupSpec { group: GroupId(group), voters: (1..=5).map(place).collect() };
+        let mut next = 0;
+        for (round, missing) in [vec![], vec![1, 2], vec![4, 5], vec![]].into_iter().enumerate() {
+            let rpc = Rpc::new(runtime::rpc::Settings {
+                node: NodeId(1),
+                cluster: ClusterId(1),
+                secret: Secret(b"secret".as_slice().into()),
+                listen: "127.0.0.1:0".parse().unwrap(),
+                peers: BTreeMap::new(),
+            });
+            let _listening = rpc.listen().await.unwrap();
+            let bootstrap = if round == 0 { Bootstrap::First } else { Bootstrap::Again };
+            let mut drives = Vec::new();
+            for drive in (1..=5).filter(|drive| !missing.contains(drive)) {
+                let path = folders[drive as usize - 1].path();
+                let mut disk = runtime::disk::open_folder(path);
+                while disk.is_err() {
+                    time::sleep(Duration::from_millis(5)).await;
+                    disk = runtime::disk::open_folder(path);
+                }
+                drives.push(HostDrive { drive: DriveId(drive), disk: disk.unwrap(), bootstrap });
+            }
+            let lost = drives[0].disk.clone();
+            let (host, failed) = Host::open_with(quick(), rpc, drives, (1..=3).map(spec).collect(), |_| Arc::new(Lists)).await;
+            assert!(failed.is_empty(), "{failed:?}");
+            let client = host.client();
+            for _ in 0..30 {
+                next += 1;
+                client.propose(GROUP, session(next, next), append(1, next, 100), within(20)).await.unwrap();
+            }
+            if missing.is_empty() {
+                // A drive goes while all run.
+                lost.close("the test took it");
+                next += 1;
+                client.propose(GROUP, session(next, next), append(1, next, 100), within(20)).await.unwrap();
+            }
+            assert_eq!(list(&client).await, (1..=next).collect::<Vec<_>>());
+            if round % 2 == 0 {
+                host.shut_down().await;
+            }
+        }
     });
 }

@@ -3,6 +3,7 @@
 //!
 //! `--seed N` runs one seed, `--seeds N` that many, `--plant NAME` with a planted bug; without arguments a few seeds,
 //! the first one twice.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[cfg(madsim)]
 mod machine;

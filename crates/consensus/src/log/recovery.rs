@@ -49,15 +49,8 @@ impl Recovered {
     fn settle(&mut self) {
         // A tail that was written forward may begin below a start that was recorded in the same batch.
         self.cut(self.start, false);
-        let mut expected = self.start.index + 1;
-        let mut missing = None;
-        for index in self.entries.keys() {
-            if *index != expected {
-                missing = Some(expected);
-                break;
-            }
-            expected += 1;
-        }
+        let expected = self.start.index + 1..;
+        let mut missing = expected.zip(self.entries.keys()).find(|(expected, index)| expected != *index).map(|(expected, _)| expected);
         if let Some(first) = self.lost.keys().next() {
             missing = Some(missing.map_or(*first, |index| index.min(*first)));
         }
@@ -239,7 +232,7 @@ pub(crate) fn replay(label: &str, segments: &[Segment]) -> Result<Replayed, Erro
         let known = &segments[at];
         // Batches beyond the recorded end are torn tails of a start before the next one.
         let within = |shape: &Shape| sectors.is_none_or(|sectors| shape.sector < sectors);
-        let Some((number, shape)) = known.batches.iter().filter(|(_, shape)| within(shape)).next_back() else {
+        let Some((number, shape)) = known.batches.iter().rfind(|(_, shape)| within(shape)) else {
             return Err(damaged(format!("segment {} is unreadable", known.generation)));
         };
         last_batch = *number;

@@ -7,10 +7,12 @@ use std::sync::Mutex;
 /// A drive in memory; everything is durable at once. Damage is done to its bytes by the tests.
 #[derive(Default)]
 pub(crate) struct MemoryDisk {
-    files: Arc<Mutex<BTreeMap<String, Arc<Mutex<Vec<u8>>>>>>,
+    files: Mutex<BTreeMap<String, Content>>,
 }
 
-struct MemoryFile(Arc<Mutex<Vec<u8>>>);
+struct MemoryFile(Content);
+
+type Content = Arc<Mutex<Vec<u8>>>;
 
 impl MemoryDisk {
     fn bytes(&self, name: &str) -> Vec<u8> {
@@ -25,7 +27,7 @@ impl MemoryDisk {
     fn copy(&self) -> Arc<MemoryDisk> {
         let files = self.files.lock().unwrap();
         let copied = files.iter().map(|(name, bytes)| (name.clone(), Arc::new(Mutex::new(bytes.lock().unwrap().clone()))));
-        Arc::new(MemoryDisk { files: Arc::new(Mutex::new(copied.collect())) })
+        Arc::new(MemoryDisk { files: Mutex::new(copied.collect()) })
     }
 
     fn segments(&self) -> Vec<String> {
