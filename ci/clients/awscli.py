@@ -3,7 +3,7 @@
 import json
 import os
 
-from report import BIN, ENDPOINT, FILES, LARGEST, MIDDLE, bytes_of, compare_files, fetch, md5_of, must, run, run_and_compare, size_name, step
+from report import BIN, ENDPOINT, FILES, LARGE, LARGEST, MIDDLE, bytes_of, compare_files, fetch, md5_of, must, run, run_and_compare, size_name, step
 
 BUCKET = "awscli-bucket"
 AWS = (os.path.join(BIN, "aws"), "--endpoint-url", ENDPOINT)
@@ -65,9 +65,10 @@ def listing():
     must("PRE put/" in run(*AWS, "s3", "ls", f"s3://{BUCKET}"), "no folder put/")
 
 
-def copy():
-    run(*AWS, "s3", "cp", "--quiet", f"s3://{BUCKET}/{key_of(MIDDLE)}", f"s3://{BUCKET}/copy of ü")
-    run_and_compare(MIDDLE, *AWS, "s3", "cp", "--quiet", f"s3://{BUCKET}/copy of ü", "-")
+def copy(file):
+    # The larger one is copied in parts.
+    run(*AWS, "s3", "cp", "--quiet", f"s3://{BUCKET}/{key_of(file)}", f"s3://{BUCKET}/copy of ü")
+    run_and_compare(file, *AWS, "s3", "cp", "--quiet", f"s3://{BUCKET}/copy of ü", "-")
 
 
 def presign():
@@ -104,7 +105,8 @@ for file in FILES:
 step(f"range {size_name(MIDDLE)}", ranges, MIDDLE)
 step(f"multipart {size_name(LARGEST)}", multipart, LARGEST)
 step("list", listing)
-step("copy", copy)
+for file in (MIDDLE, LARGE):
+    step(f"copy {size_name(file)}", copy, file)
 step("presign", presign)
 step("sync", sync)
 step("delete", delete)

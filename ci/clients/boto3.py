@@ -12,7 +12,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from report import ENDPOINT, FILES, LARGEST, MIDDLE, bytes_of, compare, compare_files, fetch, md5_of, must, size_name, step
+from report import ENDPOINT, FILES, LARGE, LARGEST, MIDDLE, bytes_of, compare, compare_files, fetch, md5_of, must, size_name, step
 
 BUCKET = "boto3-bucket"
 # One try: a server's failure must not hide behind a repetition.
@@ -120,6 +120,12 @@ def copy():
     compare(MIDDLE, s3.get_object(Bucket=BUCKET, Key="copy of it")["Body"])
 
 
+def copy_in_parts():
+    source = {"Bucket": BUCKET, "Key": f"put/{os.path.getsize(LARGE)}"}
+    s3.copy(source, BUCKET, "copy in parts", Config=TransferConfig(multipart_threshold=8 << 20, multipart_chunksize=8 << 20))
+    compare(LARGE, s3.get_object(Bucket=BUCKET, Key="copy in parts")["Body"])
+
+
 def presign(version):
     signer = boto3.client("s3", endpoint_url=ENDPOINT, config=Config(signature_version=version, s3={"addressing_style": "path"}))
     body = bytes_of(MIDDLE)
@@ -168,6 +174,7 @@ step("checksums", checksums)
 step("conditions", conditions)
 step("list", listing)
 step("copy", copy)
+step(f"copy {size_name(LARGE)} in parts", copy_in_parts)
 step("presign SigV2", presign, "s3")
 step("presign SigV4", presign, "s3v4")
 step("presign PUT", presign_put)

@@ -3,7 +3,7 @@
 import json
 import os
 
-from report import ENDPOINT, FILES, LARGEST, MIDDLE, bytes_of, fetch, must, run, run_and_compare, size_name, step
+from report import ENDPOINT, FILES, LARGE, LARGEST, MIDDLE, bytes_of, fetch, must, run, run_and_compare, size_name, step
 
 BUCKET = "rclone-bucket"
 with open("rclone.conf", "w") as config:
@@ -24,7 +24,8 @@ def create():
 
 
 def put(file):
-    run(*RCLONE, "copyto", "--s3-upload-cutoff", "5G", file, path_of(file))
+    # A file as large as the cutoff is already uploaded in parts, and there is no larger cutoff.
+    run(*RCLONE, "copyto", "--s3-upload-cutoff", "5G", "--s3-chunk-size", "16M", file, path_of(file))
 
 
 def get(file, folder="put"):
@@ -55,9 +56,9 @@ def listing():
     must(sorted(row["Size"] for row in rows) == sorted(os.path.getsize(file) for file in FILES), f"{len(rows)} rows of {len(FILES)}")
 
 
-def copy():
-    run(*RCLONE, "copyto", path_of(MIDDLE), f"k:{BUCKET}/copy of ü")
-    run_and_compare(MIDDLE, *RCLONE, "cat", f"k:{BUCKET}/copy of ü")
+def copy(file):
+    run(*RCLONE, "copyto", path_of(file), f"k:{BUCKET}/copy of ü")
+    run_and_compare(file, *RCLONE, "cat", f"k:{BUCKET}/copy of ü")
 
 
 def presign():
@@ -90,7 +91,8 @@ for file in FILES:
 step(f"range {size_name(MIDDLE)}", ranges, MIDDLE)
 step(f"multipart {size_name(LARGEST)}", multipart, LARGEST)
 step("list", listing)
-step("copy", copy)
+for file in (MIDDLE, LARGE):
+    step(f"copy {size_name(file)}", copy, file)
 step("presign", presign)
 step("sync", check)
 step("delete", delete)

@@ -14,6 +14,8 @@ SMALL = [file for file in FILES if os.path.getsize(file) <= 1 << 20]
 LARGEST = max(FILES, key=os.path.getsize)
 # Large enough to be more than a block, small enough to be handled whole.
 MIDDLE = max(SMALL, key=os.path.getsize)
+# Large enough for clients to take it apart, small enough to be stored once more.
+LARGE = max((file for file in FILES if os.path.getsize(file) <= 64 << 20), key=os.path.getsize)
 
 
 class Failed(Exception):

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from report import BIN, FILES, HOST, LARGEST, MIDDLE, bytes_of, compare_files, fetch, must, run, size_name, step
+from report import BIN, FILES, HOST, LARGE, LARGEST, MIDDLE, bytes_of, compare_files, fetch, must, run, size_name, step
 
 BUCKET = "s3cmd-bucket"
 with open("s3cfg", "w") as config:
@@ -59,10 +59,10 @@ def listing():
     must("DIR" in run(*LOUD, "ls", f"s3://{BUCKET}"), "no folder")
 
 
-def copy():
-    run(*S3CMD, "cp", url_of(MIDDLE), f"s3://{BUCKET}/copy of it")
+def copy(file):
+    run(*S3CMD, "cp", url_of(file), f"s3://{BUCKET}/copy of it")
     run(*S3CMD, "get", "--force", f"s3://{BUCKET}/copy of it", "copy.bin")
-    compare_files(MIDDLE, "copy.bin")
+    compare_files(file, "copy.bin")
 
 
 def presign():
@@ -86,6 +86,7 @@ for file in FILES:
 step(f"range {size_name(MIDDLE)}", ranges, MIDDLE)
 step(f"multipart {size_name(LARGEST)}", multipart, LARGEST)
 step("list", listing)
-step("copy", copy)
+for file in (MIDDLE, LARGE):
+    step(f"copy {size_name(file)}", copy, file)
 step("presign", presign)
 step("delete", delete)

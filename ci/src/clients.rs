@@ -192,7 +192,15 @@ fn run_client(
     }
     std::fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
     let script = workspace::root().join(format!("ci/clients/{client}.py"));
-    let mut child = Command::new(venv.join("bin/python"))
+    let mut command = Command::new(venv.join("bin/python"));
+    // Nothing of the user's own configuration takes part: profiles, certificate bundles, proxies, flags of rclone.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("AWS_") || name.starts_with("RCLONE_") || name.to_ascii_lowercase().ends_with("_proxy") {
+            command.env_remove(name);
+        }
+    }
+    let mut child = command
         .arg(&script)
         .args(files)
         .current_dir(&work)
@@ -202,15 +210,10 @@ fn run_client(
         .env("AWS_ACCESS_KEY_ID", server::ACCESS_KEY)
         .env("AWS_SECRET_ACCESS_KEY", server::SECRET_KEY)
         .env("AWS_DEFAULT_REGION", "us-east-1")
-        // Nothing of the user's own configuration takes part.
         .env("AWS_CONFIG_FILE", work.join("aws-config"))
         .env("AWS_SHARED_CREDENTIALS_FILE", work.join("aws-credentials"))
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env("HOME", &work)
-        .env_remove("AWS_PROFILE")
-        .env_remove("AWS_SESSION_TOKEN")
-        .env_remove("http_proxy")
-        .env_remove("HTTP_PROXY")
         .env("NO_PROXY", "127.0.0.1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
