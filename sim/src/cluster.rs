@@ -49,7 +49,6 @@ impl Shape {
 
 /// The cluster, and what the simulator sees of it that no client could.
 pub struct Cluster {
-    pub shape: Shape,
     pub machines: Vec<Machine>,
     /// The node that runs on each machine at present.
     running: Arc<Mutex<Vec<Weak<Node>>>>,
@@ -57,8 +56,8 @@ pub struct Cluster {
 
 impl Cluster {
     /// Format the drives and start every machine.
-    pub fn start(shape: Shape) -> Cluster {
-        let bootstrap = bootstrap(&shape);
+    pub fn start(shape: &Shape) -> Cluster {
+        let bootstrap = bootstrap(shape);
         let running = Arc::new(Mutex::new(vec![Weak::new(); bootstrap.map.nodes.len()]));
         let mut machines = Vec::new();
         for (index, node) in bootstrap.map.nodes.iter().enumerate() {
@@ -92,7 +91,7 @@ impl Cluster {
             });
             machines.push(machine);
         }
-        Cluster { shape, machines, running }
+        Cluster { machines, running }
     }
 
     /// The node that runs on a machine, if it has started.

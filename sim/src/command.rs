@@ -114,9 +114,7 @@ fn run_one(arguments: &Run) -> Result<ExitCode, String> {
         let file = std::fs::File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
         side::record_events(Box::new(std::io::BufWriter::new(file)));
     }
-    for bug in &arguments.bug {
-        side::plant(bug);
-    }
+    side::plant(arguments.bug.clone());
     for expectation in scenario.expect.not_judged() {
         println!("  expectation `{expectation}`: not judged yet");
     }

@@ -4,7 +4,7 @@ use crate::cluster::{Cluster, Shape, client_address};
 use crate::plan::{Plan, Planned};
 use jepsen_like::check::{self, Violation};
 use jepsen_like::history::Recorder;
-use jepsen_like::s3::Client;
+use jepsen_like::s3::{Client, List, ListKind};
 use jepsen_like::scenario::{Fault, Scenario};
 use jepsen_like::workload;
 use runtime::side::{self, Machine};
@@ -19,7 +19,8 @@ const BUCKET: &str = "simulated";
 const START_MAX: Duration = Duration::from_secs(60);
 /// Simulated time after the last fault in which everything must be readable and all replicas equal.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
-const LIST_PAGE_KEYS: usize = 7;
+/// Small, so that a listing has several pages.
+const LIST_PAGE_KEYS: u32 = 7;
 
 /// What a run found.
 #[derive(Debug, Default)]
@@ -35,7 +36,7 @@ pub struct Report {
 pub async fn run(scenario: Scenario, plan: Plan) -> Report {
     let began = time::now();
     let mut report = Report::default();
-    let cluster = Arc::new(Cluster::start(Shape::of(&scenario)));
+    let cluster = Arc::new(Cluster::start(&Shape::of(&scenario)));
     let clients_machine = Machine::start("clients", client_address(0), Vec::new(), std::future::pending::<()>);
     let clients: Vec<Client> = (0..cluster.machines.len()).map(|index| cluster.client(index)).collect();
 
@@ -61,7 +62,7 @@ pub async fn run(scenario: Scenario, plan: Plan) -> Report {
         let (clients, recorder) = (clients.clone(), recorder.clone());
         let reading = async move {
             let finals = workload::read_all(keys, &clients, BUCKET, SETTLE_MAX, &recorder).await;
-            (finals, clients[1 % clients.len()].list_all(BUCKET, "", LIST_PAGE_KEYS).await)
+            (finals, list_all(&clients[1 % clients.len()]).await)
         };
         clients_machine.spawn(reading).await
     };
@@ -69,8 +70,7 @@ pub async fn run(scenario: Scenario, plan: Plan) -> Report {
     let mut violations: Vec<Violation> = check::read_back(&history, &finals);
     match listed {
         Ok(listed) => {
-            let keys: Vec<String> = listed.into_iter().map(|row| row.key).collect();
-            violations.extend(check::listing(&finals, &keys));
+            violations.extend(check::listing(&finals, &listed));
         }
         Err(error) => report.violations.push(format!("no listing at the end: {error}")),
     }
@@ -93,6 +93,20 @@ async fn create_bucket(client: Client, deadline: Instant) -> Result<(), String> 
             Err(error) if time::now() >= deadline => return Err(error.to_string()),
             Err(_) => time::sleep(Duration::from_millis(200)).await,
         }
+    }
+}
+
+/// All keys, page by page.
+async fn list_all(client: &Client) -> Result<Vec<String>, String> {
+    let mut keys = Vec::new();
+    let mut list = List { keys_max: Some(LIST_PAGE_KEYS), ..List::default() };
+    loop {
+        let page = client.list(BUCKET, ListKind::V2, &list).await.map_err(|error| error.to_string())?;
+        keys.extend(page.objects.into_iter().map(|row| row.key));
+        if !page.truncated {
+            return Ok(keys);
+        }
+        list.token = page.next;
     }
 }
 
