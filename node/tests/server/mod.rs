@@ -1,4 +1,5 @@
 //! Starts the real binary for tests and stops it, gently or not.
+#![allow(dead_code, reason = "each test binary uses its share of this module")]
 
 use jepsen_like::s3::{Client, Credentials};
 use std::io::{BufRead, BufReader};
@@ -28,13 +29,6 @@ pub fn free_port() -> u16 {
 /// The binary under test.
 pub fn keepstone() -> Command {
     Command::new(env!("CARGO_BIN_EXE_keepstone"))
-}
-
-/// Run a command of the binary to its end: success, stdout, stderr.
-#[allow(dead_code, reason = "each test binary uses its share of this module")]
-pub fn run(arguments: &[&str]) -> (bool, String, String) {
-    let output = keepstone().args(arguments).stdin(Stdio::null()).output().unwrap();
-    (output.status.success(), String::from_utf8_lossy(&output.stdout).into(), String::from_utf8_lossy(&output.stderr).into())
 }
 
 impl Up {
@@ -123,7 +117,6 @@ pub fn spawn_until(mut command: Command, word: &'static str) -> Result<(Child, S
 }
 
 /// The six folders of a data folder.
-#[allow(dead_code, reason = "each test binary uses its share of this module")]
 pub fn folders(data: &Path) -> Vec<PathBuf> {
     (1..=6).map(|number| data.join(format!("drive-{number}"))).collect()
 }
