@@ -118,6 +118,7 @@ fn run_one(arguments: &Run) -> Result<ExitCode, String> {
     for expectation in scenario.expect.not_judged() {
         println!("  expectation `{expectation}`: not judged yet");
     }
+    run::watch_panics();
     let seed = arguments.seed;
     let report = side::run(side::Settings::new(seed), move || run::run(scenario, plan));
     let tally: Vec<String> = report.tally.iter().map(|(name, count)| format!("{count} {name}")).collect();

@@ -11,7 +11,7 @@ use runtime::side::{self, Machine};
 use runtime::task;
 use runtime::time::{self, Instant};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const BUCKET: &str = "simulated";
@@ -79,9 +79,25 @@ pub async fn run(scenario: Scenario, plan: Plan) -> Report {
     }
     report.violations.extend(violations.iter().map(ToString::to_string));
     report.violations.extend(compare_replicas(&cluster).await);
+    report.violations.extend(panics().into_iter().map(|panic| format!("a task panicked: {panic}")));
     report.tally = history.tally();
     report.took = time::now().duration_since(began);
     report
+}
+
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Keep every panic: one that a task or connection survives is a bug all the same.
+pub fn watch_panics() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(panic.to_string().replace('\n', " "));
+        print(panic);
+    }));
+}
+
+fn panics() -> Vec<String> {
+    std::mem::take(&mut PANICS.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
 async fn create_bucket(client: Client, deadline: Instant) -> Result<(), String> {
