@@ -118,6 +118,11 @@ impl Log {
         }
         let Replayed { replicas: mut recovered, chain, live, table } = replay(disk.label(), &segments)?;
         drop(segments);
+        // Who wrote the last batch may have been killed before its sync: it counts as acknowledged from now on. Whatever
+        // stands before it was synced before it was written.
+        if let Some((last, _)) = chain.last() {
+            disk.open(&segment_name(*last), Open::Existing)?.sync()?;
+        }
         if chain.is_empty() && !create {
             return Err(Error::Damaged {
                 drive: disk.label().to_owned(),

@@ -3,14 +3,23 @@
 use super::*;
 use runtime::disk::{self, Entry as FileEntry, Space};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A drive in memory; everything is durable at once. Damage is done to its bytes by the tests.
+/// A drive in memory. Names are durable at once, bytes when they are synced. Damage is done to its bytes by the tests.
 #[derive(Default)]
 pub(crate) struct MemoryDisk {
     files: Mutex<BTreeMap<String, Content>>,
+    /// Bytes as of the last sync, by file.
+    durable: Arc<Mutex<Vec<(Content, Vec<u8>)>>>,
+    /// Syncs fail: the process is killed before them.
+    killed: Arc<AtomicBool>,
 }
 
-struct MemoryFile(Content);
+struct MemoryFile {
+    content: Content,
+    durable: Arc<Mutex<Vec<(Content, Vec<u8>)>>>,
+    killed: Arc<AtomicBool>,
+}
 
 type Content = Arc<Mutex<Vec<u8>>>;
 
@@ -27,7 +36,29 @@ impl MemoryDisk {
     fn copy(&self) -> Arc<MemoryDisk> {
         let files = self.files.lock().unwrap();
         let copied = files.iter().map(|(name, bytes)| (name.clone(), Arc::new(Mutex::new(bytes.lock().unwrap().clone()))));
-        Arc::new(MemoryDisk { files: Mutex::new(copied.collect()) })
+        Arc::new(MemoryDisk { files: Mutex::new(copied.collect()), ..MemoryDisk::default() })
+    }
+
+    /// From now on the process dies before any sync.
+    fn kill(&self) {
+        self.killed.store(true, Ordering::Relaxed);
+    }
+
+    /// The process starts again: the system still holds all that was written.
+    fn start_again(&self) {
+        self.killed.store(false, Ordering::Relaxed);
+    }
+
+    /// Only what was synced is left.
+    fn cut_power(&self) {
+        let durable = self.durable.lock().unwrap();
+        for content in self.files.lock().unwrap().values() {
+            let kept = durable.iter().find(|(file, _)| Arc::ptr_eq(file, content));
+            let mut content = content.lock().unwrap();
+            let length = content.len();
+            *content = kept.map(|(_, bytes)| bytes.clone()).unwrap_or_default();
+            content.resize(length, 0);
+        }
     }
 
     fn segments(&self) -> Vec<String> {
@@ -46,7 +77,8 @@ impl Disk for MemoryDisk {
             return Err(disk::Error::NotFound { drive: "memory".into(), name: name.into() });
         }
         assert!(how != Open::New || !files.contains_key(name), "{name} exists");
-        Ok(Arc::new(MemoryFile(files.entry(name.into()).or_default().clone())))
+        let content = files.entry(name.into()).or_default().clone();
+        Ok(Arc::new(MemoryFile { content, durable: self.durable.clone(), killed: self.killed.clone() }))
     }
 
     fn list(&self, folder: &str) -> disk::Result<Vec<FileEntry>> {
@@ -107,12 +139,12 @@ impl Disk for MemoryDisk {
 
 impl DiskFile for MemoryFile {
     fn read_at(&self, offset: u64, target: &mut [u8]) -> disk::Result<()> {
-        target.copy_from_slice(&self.0.lock().unwrap()[offset as usize..offset as usize + target.len()]);
+        target.copy_from_slice(&self.content.lock().unwrap()[offset as usize..offset as usize + target.len()]);
         Ok(())
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> disk::Result<()> {
-        let mut content = self.0.lock().unwrap();
+        let mut content = self.content.lock().unwrap();
         let end = offset as usize + bytes.len();
         if content.len() < end {
             content.resize(end, 0);
@@ -122,15 +154,21 @@ impl DiskFile for MemoryFile {
     }
 
     fn len(&self) -> disk::Result<u64> {
-        Ok(self.0.lock().unwrap().len() as u64)
+        Ok(self.content.lock().unwrap().len() as u64)
     }
 
     fn set_len(&self, bytes: u64) -> disk::Result<()> {
-        self.0.lock().unwrap().resize(bytes as usize, 0);
+        self.content.lock().unwrap().resize(bytes as usize, 0);
         Ok(())
     }
 
     fn sync(&self) -> disk::Result<()> {
+        if self.killed.load(Ordering::Relaxed) {
+            return Err(disk::Error::Closed { drive: "memory".into(), reason: "killed".into() });
+        }
+        let mut durable = self.durable.lock().unwrap();
+        durable.retain(|(file, _)| !Arc::ptr_eq(file, &self.content));
+        durable.push((self.content.clone(), self.content.lock().unwrap().clone()));
         Ok(())
     }
 
@@ -199,6 +237,23 @@ fn what_was_written_is_recovered_over_many_starts() {
         assert!(recovered.values().all(|one| one.damage.is_none()));
     }
     assert!(disk.segments().len() <= 5);
+}
+
+#[test]
+fn what_a_start_recovered_outlasts_a_power_cut_after_it() {
+    let disk = two_batches();
+    let (mut log, _) = open(&disk).unwrap();
+    disk.kill();
+    assert!(log.write(&[record(A, 2, vec![entry(4, 2, 900)])]).is_err());
+    drop(log);
+    disk.start_again();
+    // What was written before the kill is there, and counts as acknowledged from now on.
+    let (log, recovered) = open(&disk).unwrap();
+    assert_eq!(indexes(&recovered, A), [1, 2, 3, 4]);
+    drop(log);
+    disk.cut_power();
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(indexes(&recovered, A), [1, 2, 3, 4], "{:?}", recovered[&A].damage);
 }
 
 #[test]
