@@ -18,7 +18,7 @@ use crate::log::{Hard, Key, Log, Record, Start};
 use crate::manifest::{Manifest, state_name};
 use crate::replica::{Fetched, Query, Replica, Switching, Waiter, Waiting};
 use crate::snapshot::{self, Target};
-use crate::state::{Applied, Error, Meta, State};
+use crate::state::{Applied, Error, Meta, State, catching};
 use crate::wire::{self, Answer, Frame, Note, SnapshotOffer};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -496,7 +496,7 @@ impl Driver {
             let (state, machine) = (replica.state.clone(), replica.machine.clone());
             let run = disk.clone();
             self.jobs.push(Box::pin(async move {
-                let result = disk::run(&run, move || answer_queries(&state, machine.as_ref(), queries)).await;
+                let result = disk::run(&run, move || catching(|| answer_queries(&state, machine.as_ref(), queries))).await;
                 Done::Queried { key, result }
             }));
         }
@@ -505,11 +505,12 @@ impl Driver {
             let (state, shared, run) = (replica.state.clone(), self.shared.clone(), disk.clone());
             self.jobs.push(Box::pin(async move {
                 let held = run.clone();
-                let result = disk::run(&run, move || {
+                let freeze = move || {
                     let frozen = state.freeze()?;
                     let (rows, hash) = frozen.digest()?;
                     Ok(shared.offers.add(held, frozen, rows, hash))
-                });
+                };
+                let result = disk::run(&run, move || catching(freeze));
                 Done::Frozen { key, result: result.await }
             }));
         }
@@ -541,7 +542,7 @@ impl Driver {
             self.jobs.push(Box::pin(async move {
                 let result = disk::run(&disk, move || {
                     // The planted bug cuts behind what was applied, durable or not.
-                    if runtime::planted("log-cut-before-checkpoint") { Ok(state.meta()) } else { state.checkpoint() }
+                    if runtime::planted("log-cut-before-checkpoint") { Ok(state.meta()) } else { catching(|| state.checkpoint()) }
                 });
                 Done::Checkpointed { key, result: result.await }
             }));
@@ -558,7 +559,7 @@ impl Driver {
             replica.apply_bytes -= bytes;
             let (state, machine) = (replica.state.clone(), replica.machine.clone());
             self.jobs.push(Box::pin(async move {
-                let result = disk::run(&disk, move || state.apply(machine.as_ref(), &entries)).await;
+                let result = disk::run(&disk, move || catching(|| state.apply(machine.as_ref(), &entries))).await;
                 Done::Applied { key, result }
             }));
         }
@@ -799,7 +800,21 @@ impl Driver {
         let status = ReplicaStatus { leader: None, trouble: Some(reason.to_owned()), ..replica.status(self.drive) };
         self.shared.publish(key, status);
         self.stopped.insert(key, stopped);
+        let (state, disk) = (replica.state.clone(), self.disk.clone());
         replica.abandon();
+        // Closing a database writes, and may stumble over whatever stopped the replica.
+        self.jobs.push(Box::pin(async move {
+            let closed = disk::run(&disk, move || {
+                catching(|| {
+                    drop(state);
+                    Ok(())
+                })
+            });
+            if let Err(error) = closed.await {
+                tracing::warn!(replica = %key, %error, "the state of a stopped replica was not closed in order");
+            }
+            Done::Removed
+        }));
     }
 
     /// The drive is gone.
@@ -831,7 +846,7 @@ impl Driver {
         for (key, replica) in std::mem::take(&mut self.replicas) {
             let state = replica.state.clone();
             replica.abandon();
-            if let Err(error) = disk::run(&self.disk, move || state.checkpoint().map(drop)).await {
+            if let Err(error) = disk::run(&self.disk, move || catching(|| state.checkpoint().map(drop))).await {
                 tracing::warn!(replica = %key, %error, "no checkpoint at the shutdown; the log has it all");
             }
         }

@@ -19,7 +19,7 @@ use redb::{Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use runtime::disk::{Disk, Open};
 use serde::{Deserialize, Serialize};
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
@@ -100,11 +100,17 @@ fn write_meta(transaction: &redb::WriteTransaction, meta: &Meta) -> Result<(), E
     Ok(())
 }
 
-/// Run code that may unwind because a row cannot be read; see [`StorageFailure`].
-pub(crate) fn catching<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| match panic.downcast::<StorageFailure>() {
-        Ok(failure) => Error::from(failure.0),
-        Err(panic) => resume_unwind(panic),
+/// Run work on a state that may unwind: because a row cannot be read (see [`StorageFailure`]), because redb stumbles over
+/// damaged pages, or because of a bug in a state machine. Whatever it was stops this replica and no other.
+pub(crate) fn catching<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(match panic.downcast::<StorageFailure>() {
+            Ok(failure) => Error::from(failure.0),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+                Error(format!("it panicked: {}", text.unwrap_or("no message")))
+            }
+        })
     })
 }
 
@@ -160,7 +166,7 @@ impl State {
                 bytes += entry.data.len();
                 // A new leader's first entry is empty.
                 if !entry.data.is_empty() {
-                    let (answer, reply) = catching(|| apply_one(&mut rows, &mut sessions, machine, &entry.data))?;
+                    let (answer, reply) = apply_one(&mut rows, &mut sessions, machine, &entry.data);
                     answers.push((entry.index, entry.term, answer, reply));
                 }
                 meta.applied = entry.index;
@@ -196,7 +202,7 @@ impl State {
         let transaction = self.database.begin_read()?;
         let table = transaction.open_table(ROWS)?;
         let rows = Rows::of_table(&table);
-        catching(|| queries.iter().map(|query| Bytes::from(machine.query(&rows, query))).collect())
+        Ok(queries.iter().map(|query| Bytes::from(machine.query(&rows, query))).collect())
     }
 
     /// Hold the rows as they are, for sending them as a snapshot.

@@ -7,7 +7,7 @@ mod machine;
 use bytes::Bytes;
 use consensus::client::{Error, Session};
 use consensus::{Bootstrap, Client, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
-use machine::{Lists, append, numbers};
+use machine::{BROKEN_LIST, Lists, append, numbers};
 use protocol::{ClusterId, CommandId, DriveId, GroupId, NodeId, ReplicaId, WriterId};
 use runtime::rpc::{Rpc, Secret};
 use runtime::task::Task;
@@ -257,6 +257,25 @@ fn a_replica_that_is_missing_does_not_come_back_as_if_it_had_never_voted() {
         let client = cluster.client();
         client.propose(GROUP, session(2, 2), append(1, 2, 0), within(10)).await.unwrap();
         assert_eq!(list(&client).await, [1, 2]);
+    });
+}
+
+#[test]
+fn a_state_machine_that_panics_stops_its_own_group_and_no_other_on_the_same_drives() {
+    runtime::process::block_on(async {
+        let cluster = Cluster::start(3, 2, quick()).await;
+        let client = cluster.client();
+        client.propose(GROUP, session(1, 1), append(1, 1, 0), within(10)).await.unwrap();
+        let soon = time::now() + Duration::from_millis(1000);
+        let outcome = client.propose(GroupId(2), session(1, 1), append(BROKEN_LIST, 1, 0), soon).await;
+        assert!(matches!(outcome, Err(Error::Unknown { .. })), "{outcome:?}");
+        client.propose(GROUP, session(2, 2), append(1, 2, 0), within(10)).await.unwrap();
+        assert_eq!(list(&client).await, [1, 2]);
+        cluster.agree().await;
+        for node in cluster.nodes.values() {
+            let broken = node.host.status().into_iter().find(|one| one.group == GroupId(2)).unwrap();
+            assert!(broken.trouble.as_ref().unwrap().contains("a bug of the state machine"), "{broken:?}");
+        }
     });
 }
 

@@ -3,6 +3,9 @@
 use bytes::Bytes;
 use consensus::{Rows, RowsMut, StateMachine};
 
+/// A command for this list is a bug of the machine: it panics.
+pub const BROKEN_LIST: u8 = 255;
+
 /// `append` replies how long the list is then; `query` returns the whole list. A number that is appended twice shows.
 pub struct Lists;
 
@@ -30,6 +33,7 @@ impl StateMachine for Lists {
         if command.len() < 9 {
             return b"malformed".to_vec();
         }
+        assert_ne!(command[0], BROKEN_LIST, "a bug of the state machine");
         let length_key = [command[0]];
         let length = rows.get(&length_key).map_or(0, |value| u64::from_le_bytes(value.as_ref().try_into().expect("eight bytes")));
         rows.put(&row(command[0], length), &command[1..]);
