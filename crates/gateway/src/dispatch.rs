@@ -104,7 +104,10 @@ impl Fence {
             return Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied"));
         }
         match cx.extensions_mut().get::<RequestFacts>() {
-            Some(facts) if facts.operation.name() == found => Ok(()),
+            Some(facts) if facts.operation.name() == found => {
+                facts.seat.keep();
+                Ok(())
+            }
             facts => {
                 let admitted = facts.map(|facts| facts.operation.name());
                 tracing::error!(?admitted, found, "gate and s3s disagree about a request");
@@ -245,10 +248,12 @@ impl S3Route for Changing {
 async fn change(request: S3Request<Body>) -> S3Result<HttpRequest> {
     let S3Request { input: mut body, method, uri, mut headers, mut extensions, trailing_headers, .. } = request;
     let facts = extensions.get::<RequestFacts>().expect("is_match has found them").clone();
+    facts.seat.keep();
     if facts.content == Content::Xml {
         let document = read_document(&mut body, &facts).await?;
         let trailers = trailing_headers.and_then(|trailers| trailers.take()).unwrap_or_default();
         verify_document(&document, facts.operation, &facts.framing, &headers, &trailers)?;
+        check_elements(&document, facts.operation)?;
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(document.len()));
         body = Body::from(document);
     }
@@ -333,6 +338,52 @@ fn verify_document(document: &Bytes, operation: Operation, framing: &Framing, he
     Ok(())
 }
 
+/// Elements that s3s leaves out would be silently ignored: refuse them. What is no XML is left to s3s.
+fn check_elements(document: &[u8], operation: Operation) -> S3Result<()> {
+    let known: &[&str] = match operation {
+        // The operation itself refuses the last four.
+        Operation::CreateBucket => {
+            &["CreateBucketConfiguration", "LocationConstraint", "Location", "Bucket", "Type", "Name", "DataRedundancy"]
+        }
+        Operation::DeleteObjects => &["Delete", "Object", "Quiet", "Key", "VersionId", "ETag", "LastModifiedTime", "Size"],
+        Operation::CompleteMultipartUpload => &[
+            "CompleteMultipartUpload",
+            "Part",
+            "PartNumber",
+            "ETag",
+            "ChecksumCRC32",
+            "ChecksumCRC32C",
+            "ChecksumCRC64NVME",
+            "ChecksumSHA1",
+            "ChecksumSHA256",
+        ],
+        _ => return Ok(()),
+    };
+    let Ok(text) = std::str::from_utf8(document) else { return Ok(()) };
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('<') {
+        rest = after;
+        // Within these, a `<` starts no element.
+        for (start, end) in [("![CDATA[", "]]>"), ("!--", "-->"), ("?", "?>")] {
+            if let Some(inside) = after.strip_prefix(start) {
+                rest = inside.split_once(end).map_or("", |(_, after)| after);
+            }
+        }
+        if after.starts_with(['/', '!', '?']) {
+            continue;
+        }
+        let name = after.split(|end: char| end.is_ascii_whitespace() || end == '>' || end == '/').next().unwrap_or_default();
+        let name = name.rsplit(':').next().unwrap_or_default();
+        if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !known.contains(&name) {
+            return Err(S3Error::with_message(
+                S3ErrorCode::NotImplemented,
+                format!("The element {name} of the document implies functionality that is not implemented."),
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn bad_digest(name: &str) -> S3Error {
     S3Error::with_message(S3ErrorCode::BadDigest, format!("The {name} you specified did not match the calculated checksum."))
 }
@@ -374,6 +425,24 @@ mod tests {
             assert_eq!(field.as_deref(), kept, "{given}");
             assert_eq!(headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap()), kept, "{given}");
         }
+    }
+
+    #[test]
+    fn elements_that_would_be_ignored_are_refused() {
+        let check = |operation, document: &str| check_elements(document.as_bytes(), operation).map_err(|error| error.code().clone());
+        let location =
+            "<c:CreateBucketConfiguration xmlns:c=\"u\"><c:LocationConstraint>a</c:LocationConstraint></c:CreateBucketConfiguration>";
+        assert_eq!(check(Operation::CreateBucket, location), Ok(()));
+        let tags = "<CreateBucketConfiguration><Tags><Tag><Key>a</Key></Tag></Tags></CreateBucketConfiguration>";
+        assert_eq!(check(Operation::CreateBucket, tags), Err(S3ErrorCode::NotImplemented));
+        let delete = |object: &str| format!("<?xml version=\"1.0\"?>\n<Delete><!-- <Foo> --><Quiet/><Object>{object}</Object></Delete>");
+        for object in ["<Key>a</Key><VersionId>null</VersionId>", "<Key><![CDATA[<Foo>]]></Key>", "<Key >&lt;Foo&gt;</Key >"] {
+            assert_eq!(check(Operation::DeleteObjects, &delete(object)), Ok(()), "{object}");
+        }
+        assert_eq!(check(Operation::DeleteObjects, &delete("<Key>a</Key><IfOlder>1</IfOlder>")), Err(S3ErrorCode::NotImplemented));
+        let part = "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>x</ETag><ChecksumMD5>y</ChecksumMD5></Part>";
+        assert_eq!(check(Operation::CompleteMultipartUpload, part), Err(S3ErrorCode::NotImplemented));
+        assert_eq!(check(Operation::CompleteMultipartUpload, "hello < <<< >"), Ok(()));
     }
 
     #[test]

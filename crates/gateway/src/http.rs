@@ -3,14 +3,15 @@
 //! Invariants: connections, headers, buffers and waits are bounded; a request that is refused early is never asked for
 //! its body; a client that is still sending sees the response before the connection ends.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -27,8 +28,9 @@ use hyper::service::service_fn;
 use runtime::http::{Io, Timer};
 use runtime::io::{AsyncRead, AsyncWrite, ReadBuf};
 use runtime::net::{TcpListener, TcpStream};
+use runtime::sync::Notify;
 use runtime::task::{self, Task};
-use runtime::time;
+use runtime::time::{self, Instant};
 use s3s::{Body, HttpResponse, S3};
 
 use crate::body::{BodyWatch, ChunkRoom, GuardedBody};
@@ -43,7 +45,7 @@ use crate::patience::Patience;
 /// How much and how long a gateway bears with its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most connections at once; further clients wait in the system's queue.
+    /// Most connections at once; for a further client one that has proved nothing gives way, else he waits.
     pub connections: usize,
     /// The longest that a request's head may take to arrive, and that a connection may lie idle.
     pub head_wait: Duration,
@@ -74,6 +76,10 @@ const WRITE_BYTES_MIN: usize = 4096;
 const BUFFER_BYTES_MAX: usize = 256 << 10;
 /// Most bytes of a refused request that are still read.
 const LINGER_BYTES_MAX: usize = 64 << 20;
+/// A connection that has proved nothing may keep its place at least so long.
+const STRANGER_GRACE: Duration = Duration::from_secs(1);
+/// How often a newcomer looks for a place while all are taken.
+const SEAT_PAUSE: Duration = Duration::from_millis(50);
 /// Pause after a failed `accept`, which usually means that descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -90,6 +96,31 @@ pub struct RequestFacts {
     pub(crate) framing: Framing,
     pub(crate) mechanism: Mechanism,
     pub(crate) drop_range: bool,
+    pub(crate) seat: Arc<Seat>,
+}
+
+/// A connection's place among [`Limits::connections`]. Who has proved who he is keeps it; while all are taken, the
+/// stranger who has had his for longest gives way to a newcomer.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    taken: Instant,
+    proved: AtomicBool,
+    leave: Notify,
+}
+
+impl Seat {
+    fn take() -> Arc<Seat> {
+        Arc::new(Seat { taken: time::now(), proved: AtomicBool::new(false), leave: Notify::new() })
+    }
+
+    /// A request of this connection was verified.
+    pub(crate) fn keep(&self) {
+        self.proved.store(true, Ordering::Relaxed);
+    }
+
+    fn is_strange(&self) -> bool {
+        !self.proved.load(Ordering::Relaxed) && self.taken.elapsed() >= STRANGER_GRACE
+    }
 }
 
 /// Everything before the operations.
@@ -109,14 +140,34 @@ impl Edge {
     /// Serve connections until dropped; that ends all of them.
     pub async fn serve(self: Arc<Edge>, listener: TcpListener) {
         let mut connections: FuturesUnordered<Task<()>> = FuturesUnordered::new();
+        // Those of connections that have ended cannot be upgraded.
+        let mut seats: VecDeque<Weak<Seat>> = VecDeque::new();
+        // One beyond the limit: only who is here already can ask another to leave.
+        let mut newcomer: Option<(TcpStream, SocketAddr)> = None;
         loop {
+            if connections.len() < self.limits.connections
+                && let Some((stream, peer)) = newcomer.take()
+            {
+                let seat = Seat::take();
+                if seats.len() >= 2 * self.limits.connections {
+                    seats.retain(|seat| seat.strong_count() > 0);
+                }
+                seats.push_back(Arc::downgrade(&seat));
+                connections.push(task::spawn(self.clone().serve_connection(stream, peer, seat)));
+            }
+            if newcomer.is_some() {
+                // In the order of their arrival.
+                let stranger = seats.iter().position(|seat| seat.upgrade().is_some_and(|seat| seat.is_strange()));
+                if let Some(seat) = stranger.and_then(|index| seats.remove(index)).and_then(|seat| seat.upgrade()) {
+                    runtime::probe!("stranger-gave-way");
+                    seat.leave.notify_one();
+                }
+            }
             runtime::select! {
                 _ = connections.next(), if !connections.is_empty() => {}
-                accepted = listener.accept(), if connections.len() < self.limits.connections => match accepted {
-                    Ok((stream, peer)) => {
-                        let edge = self.clone();
-                        connections.push(task::spawn(edge.serve_connection(stream, peer)));
-                    }
+                () = time::sleep(SEAT_PAUSE), if newcomer.is_some() => {}
+                accepted = listener.accept(), if newcomer.is_none() => match accepted {
+                    Ok(accepted) => newcomer = Some(accepted),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         time::sleep(ACCEPT_PAUSE).await;
@@ -126,14 +177,15 @@ impl Edge {
         }
     }
 
-    async fn serve_connection(self: Arc<Edge>, stream: TcpStream, peer: SocketAddr) {
+    async fn serve_connection(self: Arc<Edge>, stream: TcpStream, peer: SocketAddr, seat: Arc<Seat>) {
         let is_clean = Arc::new(AtomicBool::new(true));
         let limits = self.limits;
         let connection = Io::new(Connection::new(stream, is_clean.clone(), limits));
+        let own_seat = seat.clone();
         let service = service_fn(move |request| {
-            let (edge, is_clean) = (self.clone(), is_clean.clone());
+            let (edge, is_clean, seat) = (self.clone(), is_clean.clone(), seat.clone());
             async move {
-                let (response, read_whole) = edge.respond(request, peer).await;
+                let (response, read_whole) = edge.respond(request, peer, seat).await;
                 is_clean.store(read_whole, Ordering::Relaxed);
                 Ok::<_, Infallible>(response)
             }
@@ -141,7 +193,11 @@ impl Edge {
         let mut builder = http1::Builder::new();
         builder.timer(Timer).header_read_timeout(limits.head_wait).max_buf_size(BUFFER_BYTES_MAX).auto_date_header(false);
         // A panic is our bug; it ends this connection, not those of others.
-        match AssertUnwindSafe(builder.serve_connection(connection, service)).catch_unwind().await {
+        let served = runtime::select! {
+            served = AssertUnwindSafe(builder.serve_connection(connection, service)).catch_unwind() => served,
+            () = own_seat.leave.notified() => return tracing::debug!(%peer, "a connection that proved nothing gave way"),
+        };
+        match served {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%peer, %error, "connection ended"),
             Err(_) => tracing::error!(%peer, "a request panicked; its connection is closed"),
@@ -149,7 +205,7 @@ impl Edge {
     }
 
     /// The response, and whether the client has sent all of its request.
-    async fn respond(&self, request: Request<Incoming>, peer: SocketAddr) -> (HttpResponse, bool) {
+    async fn respond(&self, request: Request<Incoming>, peer: SocketAddr, seat: Arc<Seat>) -> (HttpResponse, bool) {
         let request_id = format!("{:016X}", runtime::entropy::u64());
         let (mut head, incoming) = request.into_parts();
         let (method, resource) = (head.method.clone(), head.uri.path().to_owned());
@@ -157,7 +213,7 @@ impl Edge {
         let (mut response, operation, read_whole) = match self.gate.admit(&mut head, time::wall_ms()) {
             Err(refusal) => (refusal.into_response(), None, incoming.is_end_stream()),
             Ok(admitted) => {
-                let facts = facts(&request_id, peer, admitted);
+                let facts = facts(&request_id, peer, admitted, seat);
                 let (operation, watch) = (facts.operation, facts.body.clone());
                 let body = GuardedBody::new(incoming, &facts.framing, watch.clone(), self.room.clone(), self.limits.body_idle);
                 head.extensions.insert(facts);
@@ -185,10 +241,10 @@ impl Edge {
     }
 }
 
-fn facts(request_id: &str, peer: SocketAddr, admitted: Admitted) -> RequestFacts {
+fn facts(request_id: &str, peer: SocketAddr, admitted: Admitted, seat: Arc<Seat>) -> RequestFacts {
     let Admitted { operation, framing, mechanism, drop_range } = admitted;
     let content = TABLE.iter().find(|row| row.operation == operation).expect("every operation has a row").content;
-    RequestFacts { request_id: request_id.to_owned(), operation, peer, body: Arc::default(), content, framing, mechanism, drop_range }
+    RequestFacts { request_id: request_id.to_owned(), operation, peer, body: Arc::default(), content, framing, mechanism, drop_range, seat }
 }
 
 /// What every response has, and S3's form of errors.

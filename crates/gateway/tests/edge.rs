@@ -664,6 +664,11 @@ fn a_panic_ends_one_connection_only() {
     });
 }
 
+/// Say `text` and wait for long.
+async fn raw(address: SocketAddr, text: String) {
+    let _ = raw_exchange(address, &[Step::Send(text.into())], Duration::from_secs(60), 1 << 20).await;
+}
+
 #[test]
 fn connections_are_bounded_and_end_with_the_server() {
     block_on(async {
@@ -673,6 +678,14 @@ fn connections_are_bounded_and_end_with_the_server() {
         assert!(site.client.call(&impatient).await.is_err(), "a second connection was served");
         drop(held);
         assert_eq!(site.client.call(&get("key")).await.map(|reply| reply.status).ok(), Some(200));
+
+        // Whoever proves nothing cannot keep others out.
+        let crowded = Site::start(Limits { connections: 4, ..Limits::default() }).await;
+        let silent: Vec<_> = (0..12).map(|_| task::spawn(raw(crowded.address, "GET / HTTP/1.1\r\nhost: h\r\n".into()))).collect();
+        time::sleep(Duration::from_millis(200)).await;
+        let patient = get("key").timeout(Duration::from_secs(10));
+        assert_eq!(crowded.client.call(&patient).await.map(|reply| reply.status).ok(), Some(200), "strangers keep all places");
+        drop(silent);
 
         let other = Site::start(Limits::default()).await;
         let held = other.client.send(&get("endless")).await.unwrap();

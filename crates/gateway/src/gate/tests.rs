@@ -326,3 +326,35 @@ quickcheck! {
         true
     }
 }
+
+#[test]
+fn links_of_version_2_may_repeat_the_headers_that_they_sign() {
+    let judge = |parameters: &str, headers: &[(&str, &str)]| {
+        let mut builder = Request::builder().method("PUT").header("host", "h").header("content-length", "5");
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let uri = format!("/bucket/key?AWSAccessKeyId=AKIAIOSFODNN7EXAMPLE&Expires=1369353660&Signature=x{parameters}");
+        let mut parts = builder.uri(uri).body(()).unwrap().into_parts().0;
+        gate().admit(&mut parts, NOW_MS).unwrap_err().message
+    };
+    let agreed = "The request signature we calculated does not match the signature you provided. Check your key and signing method.";
+    let kind = ("content-type", "text/plain");
+    assert_eq!(judge("&content-type=text%2Fplain", &[kind]), agreed);
+    assert_eq!(judge("&x-amz-meta-a=b&Content-MD5=c", &[("x-amz-meta-a", "b"), ("content-md5", "c")]), agreed);
+    for (parameters, headers) in [
+        ("&content-type=text%2Fhtml", vec![kind]),
+        ("&content-type=text%2Fplain", vec![]),
+        ("&x-amz-meta-a=b", vec![("x-amz-meta-a", "c")]),
+    ] {
+        assert!(judge(parameters, &headers).starts_with("The link was signed for the header"), "{parameters}");
+    }
+}
+
+#[test]
+fn a_range_without_digits_is_no_range() {
+    for (range, dropped) in [("bytes=-", true), ("bytes=-0", false), ("bytes=0-", false), ("bytes=a-b", true)] {
+        let admitted = gate().admit(&mut head("GET", "/bucket/key", &[("range", range)]), NOW_MS).unwrap();
+        assert_eq!(admitted.drop_range, dropped, "{range}");
+    }
+}
