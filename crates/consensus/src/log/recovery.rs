@@ -12,6 +12,9 @@ use raft::eraftpb::Entry;
 use runtime::disk::DiskFile;
 use std::collections::BTreeMap;
 
+/// Sectors of the smallest batch: its head, twice. Fewer than two of these are one batch, which the next one names.
+const BATCH_SECTORS_MIN: usize = 2;
+
 /// What the log knows of one replica.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recovered {
@@ -216,9 +219,10 @@ pub(crate) fn replay(label: &str, segments: &[Segment]) -> Result<Replayed, Erro
     };
     // Walk back along the chain: what each first batch says of the segment before it.
     let mut chain = Vec::new();
+    let mut lost = 0;
     loop {
         let segment = &segments[at];
-        chain.push((at, last_batch, end));
+        chain.push((at, last_batch, end, lost));
         let before = match segment.first_head() {
             Some(head) => {
                 let found = segments[..at].iter().position(|one| one.generation == head.previous_generation);
@@ -236,7 +240,13 @@ pub(crate) fn replay(label: &str, segments: &[Segment]) -> Result<Replayed, Erro
             return Err(damaged(format!("segment {} is unreadable", known.generation)));
         };
         last_batch = *number;
-        end = sectors.unwrap_or(shape.sector + shape.count);
+        let found = shape.sector + shape.count;
+        end = sectors.unwrap_or(found);
+        // Sectors of which nothing is left, though a segment was begun behind them.
+        lost = end.saturating_sub(found);
+        if lost >= 2 * BATCH_SECTORS_MIN {
+            return Err(damaged(format!("segment {}: {lost} sectors after batch {number}", known.generation)));
+        }
     }
     chain.reverse();
 
@@ -245,7 +255,7 @@ pub(crate) fn replay(label: &str, segments: &[Segment]) -> Result<Replayed, Erro
     let mut last_table: Vec<Line> = Vec::new();
     // An unreadable batch waits here for the batch after it, which names what it held.
     let mut unreadable: Option<String> = None;
-    for (at, last_batch, _) in &chain {
+    for (at, last_batch, _, lost) in &chain {
         let segment = &segments[*at];
         live.push(BTreeMap::new());
         for number in 0..=*last_batch {
@@ -289,13 +299,19 @@ pub(crate) fn replay(label: &str, segments: &[Segment]) -> Result<Replayed, Erro
             }
             last_table = table(&head.records);
         }
+        if *lost > 0 {
+            let what = format!("the batch after batch {last_batch} of segment {}", segment.generation);
+            if let Some(before) = unreadable.replace(what) {
+                return Err(damaged(format!("{before} and the batch after it")));
+            }
+        }
     }
     if let Some(what) = unreadable {
         return Err(damaged(format!("{what}, the last one")));
     }
     replicas.values_mut().for_each(Recovered::settle);
     let chain =
-        chain.into_iter().map(|(at, _, end)| (segments[at].generation, u32::try_from(end).expect("segments are bounded"))).collect();
+        chain.into_iter().map(|(at, _, end, _)| (segments[at].generation, u32::try_from(end).expect("segments are bounded"))).collect();
     Ok(Replayed { replicas, chain, live, table: last_table })
 }
 

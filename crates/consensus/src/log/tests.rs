@@ -328,6 +328,33 @@ fn a_batch_that_rotted_away_is_named_by_the_next_one() {
 }
 
 #[test]
+fn the_end_of_an_older_segment_that_rotted_away_is_not_silently_lost() {
+    for (batch, sectors) in [(vec![record(B, 5, vec![])], 2), (vec![record(A, 2, vec![entry(4, 2, 0)])], 3)] {
+        let disk = two_batches();
+        let name = disk.segments()[0].clone();
+        let (mut log, _) = open(&disk).unwrap();
+        log.write(&batch).unwrap();
+        // The next start begins another segment behind it.
+        let older = disk.segments().last().unwrap().clone();
+        drop(open(&disk).unwrap());
+        assert_ne!(older, name);
+        let bytes = disk.bytes(&older);
+        let used = bytes.chunks(SECTOR_BYTES).take_while(|sector| sector.iter().any(|byte| *byte != 0)).count();
+        for fill in [0, 0xee] {
+            let disk = disk.copy();
+            let mut bytes = bytes.clone();
+            bytes[(used - sectors) * SECTOR_BYTES..used * SECTOR_BYTES].fill(fill);
+            disk.set(&older, bytes);
+            let (_, recovered) = open(&disk).unwrap();
+            assert_eq!(recovered[&A].damage.is_some(), sectors == 3, "{:?}", recovered[&A].damage);
+            // Votes stand at the beginning of the next segment once more.
+            assert_eq!(recovered[&B].hard, Some(Hard { term: 5, vote: 7, commit: 0 }));
+            assert!(recovered[&B].damage.is_none());
+        }
+    }
+}
+
+#[test]
 fn a_last_batch_that_rotted_away_stops_the_drive() {
     let disk = two_batches();
     let (name, used) = (disk.segments()[0].clone(), used_sectors(&disk));
