@@ -120,6 +120,9 @@ pub enum Error {
     /// Bytes on the drive are damaged where they had been durable.
     #[error("{drive}: {what} is damaged: {detail}")]
     Damaged { drive: String, what: String, detail: String },
+    /// A replica could not be made at the first start; start again when the reason is gone.
+    #[error("{drive}: {what} could not be made: {detail}")]
+    Create { drive: String, what: String, detail: String },
 }
 
 /// State of one replica, for status pages and for the simulator's checks.
@@ -356,9 +359,14 @@ impl Opening {
                 let voters = spec.voters.iter().map(|voter| voter.replica.0).collect();
                 let meta = Meta { key, applied: 0, term: 0, voters, state_hash: 0, marks: Vec::new() };
                 let name = state_name(key, 1);
-                let created = State::create(&self.disk, &name, cache_bytes, mark_interval, meta);
+                // Not made, the replica is not there, and made by the next start: the drive counts as new until then.
+                let state = State::create(&self.disk, &name, cache_bytes, mark_interval, meta).map_err(|error| Error::Create {
+                    drive: self.disk.label().to_owned(),
+                    what: name,
+                    detail: error.to_string(),
+                })?;
                 Manifest { drive: self.drive, key, file: 1 }.write(self.disk.as_ref())?;
-                created.map_err(|error| error.to_string())
+                Ok(state)
             }
             None => Err("it is missing from a drive that had it".to_owned()),
         };

@@ -261,6 +261,40 @@ fn a_replica_that_is_missing_does_not_come_back_as_if_it_had_never_voted() {
 }
 
 #[test]
+fn a_replica_that_could_not_be_made_at_the_first_start_is_made_by_the_next() {
+    runtime::process::block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let obstacle = folder.path().join("raft/g1-r1-1.redb");
+        std::fs::create_dir_all(&obstacle).unwrap();
+        let place = ReplicaPlace { replica: ReplicaId(1), node: NodeId(1), drive: DriveId(1) };
+        let groups = vec![GroupSpec { group: GROUP, voters: vec![place] }];
+        for obstructed in [true, false] {
+            let rpc = Rpc::new(runtime::rpc::Settings {
+                node: NodeId(1),
+                cluster: ClusterId(1),
+                secret: Secret(b"secret".as_slice().into()),
+                listen: "127.0.0.1:0".parse().unwrap(),
+                peers: BTreeMap::new(),
+            });
+            let mut disk = runtime::disk::open_folder(folder.path());
+            while disk.is_err() {
+                time::sleep(Duration::from_millis(5)).await;
+                disk = runtime::disk::open_folder(folder.path());
+            }
+            let drives = vec![HostDrive { drive: DriveId(1), disk: disk.unwrap(), bootstrap: Bootstrap::First }];
+            let (host, failed) = Host::open_with(quick(), rpc, drives, groups.clone(), |_| Arc::new(Lists)).await;
+            // Left out as a whole, so that the drive does not count as one that had its replicas.
+            assert_eq!(failed.len(), usize::from(obstructed), "{failed:?}");
+            if obstructed {
+                std::fs::remove_dir(&obstacle).unwrap();
+            } else {
+                host.client().propose(GROUP, session(1, 1), append(1, 1, 0), within(10)).await.unwrap();
+            }
+        }
+    });
+}
+
+#[test]
 fn a_state_machine_that_panics_stops_its_own_group_and_no_other_on_the_same_drives() {
     runtime::process::block_on(async {
         let cluster = Cluster::start(3, 2, quick()).await;
