@@ -10,18 +10,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct MemoryDisk {
     files: Mutex<BTreeMap<String, Content>>,
     /// Bytes as of the last sync, by file.
-    durable: Arc<Mutex<Vec<(Content, Vec<u8>)>>>,
+    durable: Durable,
     /// Syncs fail: the process is killed before them.
     killed: Arc<AtomicBool>,
 }
 
 struct MemoryFile {
     content: Content,
-    durable: Arc<Mutex<Vec<(Content, Vec<u8>)>>>,
+    durable: Durable,
     killed: Arc<AtomicBool>,
 }
 
 type Content = Arc<Mutex<Vec<u8>>>;
+/// Bytes as of the last sync, by file.
+type Durable = Arc<Mutex<Vec<(Content, Vec<u8>)>>>;
 
 impl MemoryDisk {
     fn bytes(&self, name: &str) -> Vec<u8> {
