@@ -45,6 +45,9 @@ fn main() -> ExitCode {
         eprintln!("keepstone: --log: {reason}");
         return ExitCode::from(2);
     }
+    if let Err(error) = runtime::process::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let outcome = runtime::process::block_on(async move {
         match cli.command {
             Command::Up(up) => run_up(up).await,

@@ -40,7 +40,7 @@ pub enum Error {
     Partitions(u16),
     #[error("the scheme {scheme} needs {needs} drives, the cluster has {has}")]
     TooFewDrives { scheme: Scheme, needs: usize, has: usize },
-    #[error("{0}; choose another scheme, or say best_effort = true to run all the same")]
+    #[error("{0}")]
     Durability(String),
 }
 
@@ -90,12 +90,15 @@ pub fn bootstrap(file: &ClusterFile) -> Result<placement::Bootstrap, Error> {
     if has < scheme.total() {
         return Err(Error::TooFewDrives { scheme, needs: scheme.total(), has });
     }
-    Ok(Bootstrap {
+    let bootstrap = Bootstrap {
         map: ClusterMap { cluster, version: 1, nodes },
         partitions: (1..=u64::from(file.partitions)).map(GroupId).collect(),
         scheme,
         best_effort: file.best_effort,
-    })
+    };
+    // The root group asks the same when the cluster is founded; refused there, every node would wait for ever.
+    bootstrap.check().map_err(Error::Durability)?;
+    Ok(bootstrap)
 }
 
 #[cfg(test)]
@@ -146,5 +149,15 @@ mod tests {
         let mut scheme = file();
         scheme.scheme = "raid5".to_string();
         assert!(matches!(bootstrap(&scheme).unwrap_err(), Error::Scheme(_)));
+    }
+
+    #[test]
+    fn what_the_root_group_would_refuse_is_refused_before_anything_starts() {
+        let mut strict = file();
+        strict.best_effort = false;
+        let Err(Error::Durability(reason)) = bootstrap(&strict) else { panic!("rs(4,2) over three zones has no spare after one") };
+        assert!(reason.contains("zone"), "{reason}");
+        strict.scheme = "rs(3,3)".to_string();
+        assert!(bootstrap(&strict).is_ok());
     }
 }

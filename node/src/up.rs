@@ -84,7 +84,9 @@ impl Up {
         let identity = self.identity()?;
         let credentials = self.credentials()?;
         let cluster = settings::cluster_id(&identity.id)?;
-        let secret = hex::decode(&identity.secret).map_err(|_| Error::Credentials("cluster.toml: secret is not hex".to_string()))?;
+        let mut secret = [0; 32];
+        hex::decode_to_slice(&identity.secret, &mut secret)
+            .map_err(|_| Error::Credentials("cluster.toml: the secret must be 64 hex digits".to_string()))?;
 
         let paths: Vec<PathBuf> = (1..=FOLDERS).map(|number| self.data.join(format!("drive-{number}"))).collect();
         let bootstrap = placement::Bootstrap {
@@ -105,7 +107,7 @@ impl Up {
         }
         let settings = Settings {
             node: THIS,
-            secret: Secret(Arc::from(secret)),
+            secret: Secret(Arc::from(&secret[..])),
             bootstrap: bootstrap.clone(),
             listens: false,
             gateway: gateway_settings(self.listen, &self.region, &credentials, Vec::new(), !self.no_presigned_v2),

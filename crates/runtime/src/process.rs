@@ -1,3 +1,3 @@
-//! The process of a production node: its executor and its signals.
+//! The process of a production node: its executor, its limits and its signals.
 
-pub use crate::side::process::{block_on, stop_requested};
+pub use crate::side::process::{block_on, raise_open_files, stop_requested};
