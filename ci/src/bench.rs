@@ -8,7 +8,10 @@ use crate::workspace::{self, Flavour};
 pub fn run(arguments: &[String]) -> Result<ExitCode, String> {
     let binary = server::build_release()?;
     let mut build = workspace::cargo(Flavour::Production);
-    workspace::must("building the bench driver", build.args(["build", "--release", "--package", "jepsen-like", "--example", "bench"]))?;
+    workspace::must(
+        "building the bench driver",
+        build.args(["build", "--release", "--package", "node", "--package", "jepsen-like", "--example", "bench"]),
+    )?;
     let target = workspace::target(Flavour::Production);
     let mut driver = Command::new(target.join("release/examples/bench"));
     driver.current_dir(workspace::root()).arg("--keepstone").arg(binary).arg("--out").arg(target.join("bench")).args(arguments);

@@ -19,8 +19,12 @@ pub struct Server {
 
 /// Build the product as it ships; returns its path.
 pub fn build_release() -> Result<PathBuf, String> {
+    // The packages of the bench driver, so that both are built from the same dependencies.
     let mut build = workspace::cargo(Flavour::Production);
-    workspace::must("building keepstone", build.args(["build", "--release", "--package", "node", "--bin", "keepstone"]))?;
+    workspace::must(
+        "building keepstone",
+        build.args(["build", "--release", "--package", "node", "--package", "jepsen-like", "--bin", "keepstone"]),
+    )?;
     Ok(workspace::target(Flavour::Production).join("release/keepstone"))
 }
 

@@ -3,20 +3,29 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::workspace::{self, Flavour};
 
-/// Crates whose tests also run inside the simulator.
-const SIMULATED: [&str; 8] = ["runtime", "drive", "consensus", "storage", "metadata", "placement", "gateway", "sim"];
+/// Crates without anything that a simulator could change: their tests run in production only.
+const NOT_SIMULATED: [&str; 3] = ["protocol", "erasure", "jepsen-like"];
 /// Lines of a failed step that are shown.
 const TAIL_LINES: usize = 200;
+/// A step that takes longer says what it is at, this often.
+const PROGRESS_EVERY: Duration = Duration::from_secs(30);
+/// Characters of a progress line.
+const PROGRESS_CHARACTERS: usize = 100;
+
+/// The log and the text of a step's output.
+type Collected = Arc<Mutex<(std::fs::File, String)>>;
 
 struct Step {
     name: &'static str,
     what: String,
-    command: Command,
+    /// Run one after the other while they succeed.
+    commands: Vec<Command>,
 }
 
 #[derive(Default)]
@@ -76,36 +85,34 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
 
 fn steps(seeds: u32) -> Result<Vec<Step>, String> {
     let this = std::env::current_exe().map_err(|error| format!("where this program lies: {error}"))?;
-    let step = |name, what: &str, command| Step { name, what: what.to_owned(), command };
-    let cargo = |flavour, arguments: &[&str]| {
+    let step = |name, what: &str, commands| Step { name, what: what.to_owned(), commands };
+    let cargo = |flavour, verb: &str, arguments: &[&str]| {
         let mut command = workspace::cargo(flavour);
-        command.args(arguments);
+        command.arg(verb).args(workspace::selection(flavour)).args(arguments);
         command
     };
-    let own = |arguments: &[&str]| {
-        let mut command = Command::new(&this);
-        command.current_dir(workspace::root()).args(arguments);
-        command
-    };
-    let mut simulated = vec!["test", "--profile", "sim"];
-    for name in SIMULATED {
-        simulated.extend(["--package", name]);
-    }
-    let deny = ["--", "--deny", "warnings"];
-    let production = [&["clippy", "--workspace", "--exclude", "sim", "--all-targets"][..], &deny[..]].concat();
-    let simulation = [&["clippy", "--profile", "sim", "--workspace", "--exclude", "ci", "--all-targets"][..], &deny[..]].concat();
-    let seeds_text = seeds.to_string();
+    let mut formatting = workspace::cargo(Flavour::Production);
+    formatting.args(["fmt", "--all", "--check"]);
+    let mut edges = Command::new(this);
+    edges.current_dir(workspace::root()).arg("edges");
+    let lints = ["--all-targets", "--", "--deny", "warnings"];
+    let simulated: Vec<&str> = NOT_SIMULATED.iter().flat_map(|name| ["--exclude", name]).collect();
+    // As the tests built it: `cargo sim` has other features, and would build most dependencies once more.
+    let simulator = cargo(Flavour::Simulation, "build", &[&simulated[..], &["--tests", "--bin", "sim"]].concat());
+    let mut sweep = Command::new(workspace::target(Flavour::Simulation).join("sim/sim"));
+    sweep.current_dir(workspace::root()).args(["sweep", "smoke", "--seeds", &seeds.to_string()]);
     Ok(vec![
-        step("fmt", "formatting", cargo(Flavour::Production, &["fmt", "--all", "--check"])),
-        step("edges", "dependencies between crates, and what sources may name", own(&["edges"])),
-        step("clippy", "clippy, production", cargo(Flavour::Production, &production)),
-        step("clippy-sim", "clippy, simulation", cargo(Flavour::Simulation, &simulation)),
-        step("tests", "tests, production", cargo(Flavour::Production, &["test", "--workspace", "--exclude", "sim", "--no-fail-fast"])),
-        step("tests-sim", "tests inside the simulator", {
-            simulated.push("--no-fail-fast");
-            cargo(Flavour::Simulation, &simulated)
-        }),
-        step("sweep", &format!("scenario smoke under {seeds} seeds"), own(&["sim", "sweep", "smoke", "--seeds", &seeds_text])),
+        step("fmt", "formatting", vec![formatting]),
+        step("edges", "dependencies between crates, and what sources may name", vec![edges]),
+        step("clippy", "clippy, production", vec![cargo(Flavour::Production, "clippy", &lints)]),
+        step("clippy-sim", "clippy, simulation", vec![cargo(Flavour::Simulation, "clippy", &lints)]),
+        step("tests", "tests, production", vec![cargo(Flavour::Production, "test", &["--no-fail-fast"])]),
+        step(
+            "tests-sim",
+            "tests inside the simulator",
+            vec![cargo(Flavour::Simulation, "test", &[&simulated[..], &["--no-fail-fast"]].concat())],
+        ),
+        step("sweep", &format!("scenario smoke under {seeds} seeds"), vec![simulator, sweep]),
     ])
 }
 
@@ -116,20 +123,22 @@ fn run_steps(steps: Vec<Step>, verbose: bool) -> Result<ExitCode, String> {
     let begun = Instant::now();
     let mut total = Counts::default();
     for (index, mut step) in steps.into_iter().enumerate() {
-        print!("[{}/{count}] {:<58}", index + 1, step.what);
-        let _ = std::io::stdout().flush();
-        if verbose {
-            println!();
-        }
+        println!("[{}/{count}] {}", index + 1, step.what);
         let log = logs.join(format!("{}.log", step.name));
         let started = Instant::now();
-        let (succeeded, output) = run_logged(&mut step.command, &log, verbose)?;
-        let counts = counts(&output);
+        let (succeeded, output) = run_logged(&mut step.commands, &log, verbose)?;
+        let mut counts = counts(&output);
+        if counts == Counts::default() {
+            // No tests: the step itself is one.
+            counts.passed = u64::from(succeeded);
+        }
+        if !succeeded {
+            counts.failed = counts.failed.max(1);
+        }
         total.passed += counts.passed;
         total.failed += counts.failed;
         total.ignored += counts.ignored;
-        let tests = if counts == Counts::default() { String::new() } else { format!("  {} tests", counts.passed) };
-        println!("{:>7}  {}{tests}", seconds(started.elapsed()), if succeeded { "ok" } else { "FAILED" });
+        println!("      {}, {} passed, {}", if succeeded { "ok" } else { "FAILED" }, counts.passed, seconds(started.elapsed()));
         if !succeeded {
             let lines: Vec<&str> = output.lines().collect();
             if !verbose {
@@ -137,11 +146,13 @@ fn run_steps(steps: Vec<Step>, verbose: bool) -> Result<ExitCode, String> {
             }
             println!("\nwhole output: {}", log.display());
             println!("run just this step: cargo ci test --only {}", step.name);
-            println!("{} passed, {} failed (step {} of {count} failed)", total.passed, total.failed.max(1), index + 1);
+            println!("step {} of {count} failed after {}", index + 1, seconds(begun.elapsed()));
+            println!("{} passed, {} failed", total.passed, total.failed);
             return Ok(ExitCode::FAILURE);
         }
     }
-    println!("{} passed, 0 failed, {} ignored ({count} steps in {})", total.passed, total.ignored, seconds(begun.elapsed()));
+    println!("{count} steps in {}, {} tests ignored", seconds(begun.elapsed()), total.ignored);
+    println!("{} passed, 0 failed", total.passed);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -149,10 +160,20 @@ fn seconds(elapsed: Duration) -> String {
     format!("{:.1} s", elapsed.as_secs_f64())
 }
 
-/// Run `command`, its output into `log` (and shown, if `show`): whether it succeeded, and the output.
-fn run_logged(command: &mut Command, log: &PathBuf, show: bool) -> Result<(bool, String), String> {
+/// Run `commands` until one fails, their output into `log` (and shown, if `show`; otherwise the last line of it now and
+/// then): whether all succeeded, and the output.
+fn run_logged(commands: &mut [Command], log: &PathBuf, show: bool) -> Result<(bool, String), String> {
     let file = std::fs::File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
     let collected = Arc::new(Mutex::new((file, String::new())));
+    let mut succeeded = true;
+    for command in commands {
+        succeeded = succeeded && run_followed(command, &collected, show)?;
+    }
+    let text = std::mem::take(&mut collected.lock().expect("readers have ended").1);
+    Ok((succeeded, text))
+}
+
+fn run_followed(command: &mut Command, collected: &Collected, show: bool) -> Result<bool, String> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -161,17 +182,28 @@ fn run_logged(command: &mut Command, log: &PathBuf, show: bool) -> Result<(bool,
         .map_err(|error| format!("cannot start {}: {error}", command.get_program().to_string_lossy()))?;
     let output = child.stdout.take().expect("piped above");
     let errors = child.stderr.take().expect("piped above");
-    let readers = [follow(Box::new(output), collected.clone(), show), follow(Box::new(errors), collected.clone(), show)];
+    // Nothing is sent: the channel closes when both readers have ended.
+    let (reading, ended) = mpsc::channel::<()>();
+    let readers =
+        [follow(Box::new(output), collected.clone(), show, reading.clone()), follow(Box::new(errors), collected.clone(), show, reading)];
+    let started = Instant::now();
+    while ended.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
+        if !show {
+            let guard = collected.lock().expect("nothing panics under it");
+            let line: String = guard.1.lines().next_back().unwrap_or_default().trim().chars().take(PROGRESS_CHARACTERS).collect();
+            println!("      {:>4} s  {line}", started.elapsed().as_secs());
+        }
+    }
     let status = child.wait().map_err(|error| format!("waiting for a step: {error}"))?;
     for reader in readers {
         reader.join().map_err(|_| "a reader of a step's output panicked".to_owned())?;
     }
-    let text = std::mem::take(&mut collected.lock().expect("readers have ended").1);
-    Ok((status.success(), text))
+    Ok(status.success())
 }
 
-fn follow(stream: Box<dyn Read + Send>, into: Arc<Mutex<(std::fs::File, String)>>, show: bool) -> std::thread::JoinHandle<()> {
+fn follow(stream: Box<dyn Read + Send>, into: Collected, show: bool, reading: mpsc::Sender<()>) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
+        let _reading = reading;
         for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
             if show {
@@ -221,7 +253,7 @@ mod tests {
         let step = |name, command: &str| {
             let mut shell = Command::new("sh");
             shell.args(["-c", command]);
-            Step { name, what: name.to_owned(), command: shell }
+            Step { name, what: name.to_owned(), commands: vec![shell] }
         };
         let marker = std::env::temp_dir().join(format!("keepstone-ci-{}", std::process::id()));
         let touch = format!("touch {}", marker.display());

@@ -27,6 +27,16 @@ pub fn target(flavour: Flavour) -> PathBuf {
     }
 }
 
+/// The packages that are built together in `flavour`. Features are those of all selected packages together, so another
+/// selection would build most dependencies once more: everything that builds for tests names this one.
+pub fn selection(flavour: Flavour) -> &'static [&'static str] {
+    match flavour {
+        Flavour::Production => &["--workspace", "--exclude", "sim"],
+        // The library of `node` is there as a dependency of `sim`; its binary has no meaning in a simulation.
+        Flavour::Simulation => &["--profile", "sim", "--workspace", "--exclude", "ci", "--exclude", "node"],
+    }
+}
+
 /// `cargo` at the root. For the simulation, flags of the user's environment or configuration would silently win over
 /// `--config`, and the result would be a production build: so the environment is set here.
 pub fn cargo(flavour: Flavour) -> Command {
