@@ -1,7 +1,7 @@
 //! Files of the operator outside of drives: configuration, secrets, status. Secrets are written with mode 0600 and
 //! refused when others may read them.
 
-use crate::config::{self, ClusterFile, Credentials, NodeFile};
+use node::config::{self, ClusterFile, Credentials, NodeFile};
 use runtime::rpc::Secret;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

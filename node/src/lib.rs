@@ -6,10 +6,5 @@ pub mod node;
 pub mod settings;
 pub mod status;
 
-#[cfg(not(madsim))]
-pub mod files;
-#[cfg(not(madsim))]
-pub mod up;
-
 pub use crate::node::Node;
 pub use crate::settings::Settings;

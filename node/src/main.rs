@@ -1,12 +1,15 @@
 //! The `keepstone` binary: command line, configuration, logging, signals.
 
+mod files;
+mod up;
+
 use clap::{Parser, Subcommand};
-use node::up::Up;
-use node::{drives, files, settings, up};
+use node::{drives, settings};
 use protocol::NodeId;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use up::Up;
 
 /// Keepstone: an S3-compatible object store, erasure coded over drives, machines and availability zones.
 #[derive(Parser)]

@@ -1,10 +1,10 @@
 //! `keepstone up`: one process with every role on six drive folders of one machine.
 
-use crate::config::Credentials;
-use crate::drives::{self, Refused, Slot};
 use crate::files;
-use crate::node::{self, Node};
-use crate::settings::{self, Settings};
+use ::node::config::Credentials;
+use ::node::drives::{self, Refused, Slot};
+use ::node::node::{self, Node};
+use ::node::settings::{self, Settings};
 use clap::Args;
 use protocol::{ClusterMap, Drive, DriveId, DriveState, GroupId, NodeId, Scheme};
 use runtime::rpc::Secret;
@@ -72,7 +72,6 @@ struct Identity {
 /// A started one-machine cluster.
 pub struct Running {
     pub node: Node,
-    pub endpoint: SocketAddr,
     /// For people: endpoint, keys, protection, snippets.
     pub banner: String,
 }
@@ -115,7 +114,7 @@ impl Up {
         let node = Node::start(settings, slots).await?;
         let endpoint = node.ready().await?;
         let banner = banner(&self, endpoint, &credentials, &bootstrap, node.refused());
-        Ok(Running { node, endpoint, banner })
+        Ok(Running { node, banner })
     }
 
     /// Read or make the cluster's identity.

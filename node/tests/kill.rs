@@ -40,7 +40,7 @@ fn what_was_acknowledged_is_there_after_kill_nine_and_nothing_else_is_half_there
                             let key = format!("{round}/{writer}/{number}");
                             let content =
                                 Content::new(round << 32 | writer << 16 | number, SIZES[(number + writer) as usize % SIZES.len()]);
-                            tried.lock().unwrap().insert(key.clone(), content.clone());
+                            tried.lock().unwrap().insert(key.clone(), content);
                             if client.put("kill", &key, content).await.is_ok() {
                                 acknowledged.lock().unwrap().push(key);
                             }
@@ -61,9 +61,10 @@ fn what_was_acknowledged_is_there_after_kill_nine_and_nothing_else_is_half_there
     let acknowledged = acknowledged.lock().unwrap();
     assert!(acknowledged.len() > 20, "only {} writes were acknowledged", acknowledged.len());
     block_on(async {
-        for (key, content) in tried.lock().unwrap().iter() {
+        let tried = tried.lock().unwrap().clone();
+        for (key, content) in &tried {
             match client.get_stream("kill", key).await {
-                Ok(reply) => reply.verify(content.clone()).await.unwrap_or_else(|error| panic!("{key}: {error}")),
+                Ok(reply) => reply.verify(*content).await.unwrap_or_else(|error| panic!("{key}: {error}")),
                 Err(error) => {
                     assert_eq!(error.code(), Some("NoSuchKey"), "{key}: {error}");
                     assert!(!acknowledged.contains(key), "{key} was acknowledged and is gone");

@@ -62,10 +62,10 @@ fn objects_of_every_size_come_back_whole_and_in_ranges() {
         for (number, bytes) in [0, 1, 4095, 8192, 8193, 262_144, 1 << 20, (8 << 20) - 1, 8 << 20, (24 << 20) + 7].into_iter().enumerate() {
             let content = Content::new(number as u64, bytes);
             let key = format!("size/{bytes}");
-            let written = client.put("bucket", &key, content.clone()).await.unwrap();
+            let written = client.put("bucket", &key, content).await.unwrap();
             let head = client.head("bucket", &key).await.unwrap();
             assert_eq!((head.bytes, &head.etag), (bytes, &written.etag));
-            client.get_stream("bucket", &key).await.unwrap().verify(content.clone()).await.unwrap();
+            client.get_stream("bucket", &key).await.unwrap().verify(content).await.unwrap();
             if bytes > 10 {
                 for (from, to) in [(0, 0), (bytes / 2, bytes / 2 + 5), (bytes - 1, bytes - 1), (bytes / 3, bytes - 2), (0, bytes - 1)] {
                     let (head, got) = client.get_range("bucket", &key, &format!("bytes={from}-{to}")).await.unwrap();
@@ -193,7 +193,7 @@ fn multipart_uploads_complete_abort_and_copy() {
         let upload = client.create_upload("bucket", "big").await.unwrap();
         let mut named = Vec::new();
         for (part, number) in parts.iter().zip(1u16..) {
-            named.push((number, client.upload_part("bucket", "big", &upload, number, part.clone()).await.unwrap()));
+            named.push((number, client.upload_part("bucket", "big", &upload, number, *part).await.unwrap()));
         }
         assert_eq!(client.list_uploads("bucket", "").await.unwrap(), [("big".to_string(), upload.clone())]);
         let (listed, truncated) = client.list_parts("bucket", "big", &upload, 1).await.unwrap();
@@ -243,7 +243,7 @@ fn checksums_are_verified_stored_and_returned() {
         let content = Content::new(5, 300_000);
         for kind in Checksum::ALL {
             let value = kind.of(&content.bytes());
-            let put = |value: &str| Request::object("PUT", "bucket", kind.name()).source(content.clone()).header(kind.header(), value);
+            let put = |value: &str| Request::object("PUT", "bucket", kind.name()).source(content).header(kind.header(), value);
             client.call_whole(&put(&value)).await.unwrap();
             assert_eq!(code(client.call_whole(&put(&kind.of(b"other"))).await), "BadDigest");
             let head = client
@@ -257,14 +257,14 @@ fn checksums_are_verified_stored_and_returned() {
                 Payload::SignedChunksTrailer { chunk_bytes: 64 << 10, checksum: kind },
             ] {
                 let key = format!("trailer-{}", kind.name());
-                let request = Request::object("PUT", "bucket", &key).source(content.clone()).payload(payload);
+                let request = Request::object("PUT", "bucket", &key).source(content).payload(payload);
                 client.call_whole(&request).await.unwrap();
-                client.get_stream("bucket", &key).await.unwrap().verify(content.clone()).await.unwrap();
+                client.get_stream("bucket", &key).await.unwrap().verify(content).await.unwrap();
                 let wrong = request.tamper(Tamper { trailer_value: Some(kind.of(b"other")), ..Tamper::default() });
                 assert_eq!(status(client.call_whole(&wrong).await), 400);
             }
         }
-        let md5 = |value: &str| Request::object("PUT", "bucket", "md5").source(content.clone()).header("content-md5", value);
+        let md5 = |value: &str| Request::object("PUT", "bucket", "md5").source(content).header("content-md5", value);
         assert_eq!(code(client.call_whole(&md5("1B2M2Y8AsgTpgAmY7PhCfg==")).await), "BadDigest");
         assert_eq!(code(client.call_whole(&md5("nonsense")).await), "InvalidDigest");
         assert_eq!(code(client.get("bucket", "md5").await), "NoSuchKey");

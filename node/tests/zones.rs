@@ -129,15 +129,15 @@ fn reads_and_writes_go_on_without_any_one_zone() {
 
 /// Small and large in turn.
 async fn write(client: &Client, key: String, seed: u64, written: &mut Vec<(String, Content)>) {
-    let content = Content::new(seed, if seed % 2 == 0 { 3000 } else { 700_000 });
-    client.put("zones", &key, content.clone()).await.unwrap_or_else(|error| panic!("PUT {key}: {error}"));
+    let content = Content::new(seed, if seed.is_multiple_of(2) { 3000 } else { 700_000 });
+    client.put("zones", &key, content).await.unwrap_or_else(|error| panic!("PUT {key}: {error}"));
     written.push((key, content));
 }
 
 async fn read_all(client: &Client, written: &[(String, Content)]) {
     for (key, content) in written {
         let reply = client.get_stream("zones", key).await.unwrap_or_else(|error| panic!("GET {key} from {}: {error}", client.endpoint()));
-        reply.verify(content.clone()).await.unwrap_or_else(|error| panic!("GET {key} from {}: {error}", client.endpoint()));
+        reply.verify(*content).await.unwrap_or_else(|error| panic!("GET {key} from {}: {error}", client.endpoint()));
     }
     assert_eq!(client.list_all("zones", "", 1000).await.unwrap().len(), written.len());
 }

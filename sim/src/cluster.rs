@@ -58,7 +58,8 @@ impl Cluster {
     /// Format the drives and start every machine.
     pub fn start(shape: &Shape) -> Cluster {
         let bootstrap = bootstrap(shape);
-        let running = Arc::new(Mutex::new(vec![Weak::new(); bootstrap.map.nodes.len()]));
+        let running: Vec<Weak<Node>> = bootstrap.map.nodes.iter().map(|_| Weak::new()).collect();
+        let running = Arc::new(Mutex::new(running));
         let mut machines = Vec::new();
         for (index, node) in bootstrap.map.nodes.iter().enumerate() {
             let drives: Vec<SimDrive> = node.drives.iter().map(|drive| SimDrive::new(&drive.label, DRIVE_BYTES)).collect();

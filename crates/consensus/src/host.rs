@@ -7,7 +7,7 @@ use crate::manifest::{Manifest, state_name};
 use crate::replica::{Opened, Replica};
 use crate::snapshot::Offers;
 use crate::state::{Meta, State};
-use crate::{Client, service};
+use crate::{Client, methods};
 use protocol::{DriveId, GroupId, NodeId, ReplicaId};
 use runtime::disk::{self, Disk};
 use runtime::rpc::Rpc;
@@ -141,7 +141,7 @@ pub struct ReplicaStatus {
     pub trouble: Option<String>,
 }
 
-/// What the drivers, the service and the host share.
+/// What the drivers, the methods and the host share.
 pub(crate) struct Switchboard {
     pub rpc: Rpc,
     pub node: NodeId,
@@ -233,7 +233,7 @@ impl Host {
         let groups = groups.into_iter().map(|spec| (spec.group, spec)).collect();
         let shared =
             Arc::new(Switchboard { rpc, node, groups, settings, offers: Offers::default(), routes, status: Mutex::new(BTreeMap::new()) });
-        service::register(&shared);
+        methods::register(&shared);
         let mut drivers = Vec::new();
         for (drive, disk, found, sender, receiver) in opened {
             let driver = found.into_driver(shared.clone(), drive, disk, receiver, &machine);
