@@ -16,6 +16,8 @@ const RESIDENT_BYTES_MAX: u64 = 400 << 20;
 const CLIENTS: [&str; 4] = ["awscli", "boto3", "s3cmd", "rclone"];
 /// From PyPI into an environment of our own.
 const PACKAGES: [&str; 3] = ["awscli", "boto3", "s3cmd"];
+/// Room for the small files, the replicas' logs and whoever else uses the disk.
+const SPARE_BYTES: u64 = 2 << 30;
 /// Sizes at which something changes: nothing, one byte, the largest inline object, a stripe, a blob.
 const SIZES: [u64; 7] = [0, 1, 8 << 10, (8 << 10) + 1, 1 << 20, (8 << 20) + 1, 64 << 20];
 
@@ -40,6 +42,8 @@ pub fn run(arguments: &[String]) -> Result<ExitCode, String> {
     let binary = server::build_release()?;
     let venv = python_environment(&folder)?;
     let rclone = if options.only.iter().any(|client| client == "rclone") { Some(rclone()?) } else { None };
+    let _ = std::fs::remove_dir_all(folder.join("server"));
+    check_space(&folder, options.bytes_max)?;
     let files = make_files(&folder.join("files"), options.bytes_max)?;
 
     let mut all = Vec::new();
@@ -90,6 +94,21 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
         return Err("--max-size: one PUT takes at most 5GiB".to_owned());
     }
     Ok(options)
+}
+
+/// Refuse a run that would fill the disk: the largest file is stored whole and in parts, each half as large again, and downloaded.
+fn check_space(folder: &Path, bytes_max: u64) -> Result<(), String> {
+    let made = folder.join(format!("files/{bytes_max}.bin"));
+    let sources = if std::fs::metadata(made).is_ok_and(|made| made.len() == bytes_max) { 0 } else { bytes_max };
+    let needed = 4 * bytes_max + sources + SPARE_BYTES;
+    let output = Command::new("df").args(["--output=avail", "--block-size=1"]).arg(folder).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).map_err(|error| format!("df: {error}"))?;
+    let free: u64 = text.lines().nth(1).and_then(|line| line.trim().parse().ok()).ok_or_else(|| format!("df says \"{text}\""))?;
+    if free < needed {
+        let (free, needed) = (free >> 20, needed >> 20);
+        return Err(format!("{free} MiB are free in {}, {needed} MiB are needed: choose a smaller --max-size", folder.display()));
+    }
+    Ok(())
 }
 
 /// Bytes of `64MiB`, `5GiB`, `100`.
