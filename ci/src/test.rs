@@ -190,7 +190,16 @@ fn run_followed(command: &mut Command, collected: &Collected, show: bool) -> Res
     while ended.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
         if !show {
             let guard = collected.lock().expect("nothing panics under it");
-            let line: String = guard.1.lines().next_back().unwrap_or_default().trim().chars().take(PROGRESS_CHARACTERS).collect();
+            let line: String = guard
+                .1
+                .lines()
+                .rev()
+                .map(str::trim)
+                .find(|line| !line.is_empty())
+                .unwrap_or_default()
+                .chars()
+                .take(PROGRESS_CHARACTERS)
+                .collect();
             println!("      {:>4} s  {line}", started.elapsed().as_secs());
         }
     }

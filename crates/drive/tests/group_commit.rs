@@ -1,4 +1,6 @@
 //! Group commit and admission, on a drive that stalls.
+//! On the real executor: one process runs one simulation, and these are many.
+#![cfg(not(madsim))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod memory_disk;

@@ -1,4 +1,6 @@
 //! Slots on a drive in memory: power cuts, rot, fences, limits.
+//! On the real executor: one process runs one simulation, and these are many.
+#![cfg(not(madsim))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod memory_disk;

@@ -1,4 +1,6 @@
 //! Superblocks on a drive in memory: what is refused, and power cuts.
+//! On the real executor: one process runs one simulation, and these are many.
+#![cfg(not(madsim))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod memory_disk;

@@ -1,4 +1,5 @@
 //! The root group for real: hosts over folders, sockets on loopback, service and client together.
+#![cfg(not(madsim))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used, reason = "a test of real files and sockets")]
 
 use consensus::{Host, HostDrive};

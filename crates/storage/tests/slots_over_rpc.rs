@@ -1,4 +1,5 @@
 //! Slots behind real RPC: over loopback, and by the short cut of the own node.
+#![cfg(not(madsim))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use bytes::Bytes;
