@@ -42,6 +42,8 @@ pub enum Error {
     Target { fault: &'static str, target: Target },
     #[error("faults beyond the budget cannot be judged yet")]
     Beyond,
+    #[error("nothing stops at the waypoint `{0}` yet")]
+    Waypoint(String),
 }
 
 impl Plan {
@@ -74,6 +76,9 @@ fn check(nemesis: &Nemesis) -> Result<(), Error> {
     if nemesis.budget != Budget::Within {
         return Err(Error::Beyond);
     }
+    if let When::On { waypoint, .. } = &nemesis.when {
+        return Err(Error::Waypoint(waypoint.clone()));
+    }
     match nemesis.target {
         Target::Some(_, Unit::Node | Unit::Zone) | Target::All(Unit::Node | Unit::Zone) => Ok(()),
         target => Err(Error::Target { fault: fault.name(), target }),
@@ -90,6 +95,7 @@ fn strike(nemesis: &Nemesis, shape: &Shape, random: &mut ChaCha12Rng, drawn: &mu
             let count = expected as u64 + u64::from(random.random_bool(expected.fract()));
             (0..count).map(|_| from + span.mul_f64(random.random())).collect()
         }
+        When::On { .. } => unreachable!("refused in check()"),
     };
     let lasts = nemesis.lasts.clone().unwrap_or(LASTS);
     for at in times {
