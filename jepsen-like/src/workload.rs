@@ -71,7 +71,7 @@ pub async fn put_get_delete(workload: &Workload, clients: &[Client], bucket: &st
             bucket: bucket.to_owned(),
             draws: Draws::new(seed, &format!("client {number}")),
             // Ids of different workers and runs never meet.
-            id_base: (Draws::new(seed, "values").number() << 40) | ((number as u64) << 24),
+            id_base: (Draws::new(seed, "values").number() << 40 & !Value::COMPOSED) | ((number as u64) << 24),
             puts: 0,
             known: BTreeMap::new(),
             recorder: recorder.clone(),
@@ -108,9 +108,9 @@ impl Worker {
             }
             let key = key(usize::try_from(self.draws.below(self.workload.keys as u64)).expect("an index"));
             let action = self.choose(&key);
-            let begun = self.recorder.begin(self.number, &key, action);
-            let outcome = perform(&self.clients[self.endpoint], &self.bucket, &key, action).await;
-            self.learn(&key, action, &outcome);
+            let begun = self.recorder.begin(self.number, &self.bucket, &key, action.clone());
+            let outcome = perform(&self.clients[self.endpoint], &self.bucket, &key, &action).await;
+            self.learn(&key, &action, &outcome);
             self.recorder.end(begun, outcome);
         }
     }
@@ -134,11 +134,11 @@ impl Worker {
         Value { id: self.id_base | self.puts, bytes: self.draws.between(least, most) }
     }
 
-    fn learn(&mut self, key: &str, action: Action, outcome: &Outcome) {
-        match (action, outcome.clone()) {
+    fn learn(&mut self, key: &str, action: &Action, outcome: &Outcome) {
+        match (action, outcome) {
             (Action::Put(value) | Action::PutIfAbsent(value) | Action::PutIfMatches { value, .. }, Outcome::Done)
             | (Action::Get, Outcome::Read(Seen::Value(value))) => {
-                self.known.insert(key.to_owned(), value);
+                self.known.insert(key.to_owned(), *value);
             }
             (_, Outcome::NotDone(_) | Outcome::Unknown(_)) => {
                 // Perhaps this endpoint is down.
@@ -152,8 +152,8 @@ impl Worker {
 }
 
 /// Do `action` once, and say what came of it.
-pub async fn perform(client: &Client, bucket: &str, key: &str, action: Action) -> Outcome {
-    match action {
+pub async fn perform(client: &Client, bucket: &str, key: &str, action: &Action) -> Outcome {
+    match *action {
         Action::Get => get(client, bucket, key).await,
         Action::Delete => outcome(client.delete(bucket, key).await, false),
         Action::Put(value) => outcome(client.put_with(put_request(bucket, key, value)).await, false),
@@ -162,6 +162,7 @@ pub async fn perform(client: &Client, bucket: &str, key: &str, action: Action) -
             let condition = Condition::Matches(etag(expected));
             outcome(client.put_with(condition.apply(put_request(bucket, key, value))).await, true)
         }
+        _ => unreachable!("this workload does not draw {action:?}"),
     }
 }
 
@@ -245,14 +246,14 @@ pub async fn read_all(
         let key = key(index);
         let mut attempt = index;
         let found = loop {
-            let begun = recorder.begin(u32::MAX, &key, Action::Get);
-            let outcome = perform(&clients[attempt % clients.len()].with_timeout(TIMEOUT), bucket, &key, Action::Get).await;
+            let begun = recorder.begin(u32::MAX, bucket, &key, Action::Get);
+            let outcome = perform(&clients[attempt % clients.len()].with_timeout(TIMEOUT), bucket, &key, &Action::Get).await;
             recorder.end(begun, outcome.clone());
             match outcome {
                 Outcome::Read(seen) => break Ok(seen),
-                Outcome::Done | Outcome::PreconditionFailed => unreachable!("a GET reads or fails"),
                 Outcome::NotDone(reason) | Outcome::Unknown(reason) if time::now() >= deadline => break Err(reason),
                 Outcome::NotDone(_) | Outcome::Unknown(_) => {}
+                _ => unreachable!("a GET reads or fails"),
             }
             attempt += 1;
             time::sleep(Duration::from_millis(250)).await;

@@ -67,7 +67,7 @@ pub async fn run(scenario: Scenario, plan: Plan) -> Report {
         clients_machine.spawn(reading).await
     };
     let history = recorder.history();
-    let mut violations: Vec<Violation> = check::read_back(&history, &finals);
+    let mut violations: Vec<Violation> = check::read_back(&history, BUCKET, &finals);
     match listed {
         Ok(listed) => {
             violations.extend(check::listing(&finals, &listed));

@@ -15,7 +15,7 @@ const STATES_MAX: usize = 500_000;
 /// Check every key of `history`.
 pub fn linearizable(history: &History) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for (key, operations) in history.by_key() {
+    for ((_, key), operations) in history.by_key() {
         let bad = plainly_wrong(key, &operations);
         if !bad.is_empty() {
             violations.extend(bad);
@@ -59,19 +59,19 @@ fn says_something(operation: &Operation) -> bool {
     match &operation.outcome {
         Outcome::NotDone(_) => false,
         Outcome::Unknown(_) => operation.action != Action::Get,
-        Outcome::Done | Outcome::Read(_) | Outcome::PreconditionFailed => true,
+        _ => true,
     }
 }
 
 /// The register after `operation` took place on `state`; `None` if it cannot have taken place there.
 fn step(state: Option<Value>, operation: &Operation) -> Option<Option<Value>> {
-    match (operation.action, &operation.outcome) {
+    match (operation.action.clone(), &operation.outcome) {
         (Action::Put(value), _) => Some(Some(value)),
         (Action::Delete, _) => Some(None),
         (Action::Get, Outcome::Read(Seen::Absent)) => state.is_none().then_some(state),
         (Action::Get, Outcome::Read(Seen::Value(value))) => (state == Some(*value)).then_some(state),
         (Action::Get, _) => None,
-        (conditional, outcome) => {
+        (conditional @ (Action::PutIfAbsent(_) | Action::PutIfMatches { .. }), outcome) => {
             let (value, holds) = match conditional {
                 Action::PutIfAbsent(value) => (value, state.is_none()),
                 Action::PutIfMatches { value, expected } => (value, state.is_some_and(|held| held.same_bytes(expected))),
@@ -83,6 +83,8 @@ fn step(state: Option<Value>, operation: &Operation) -> Option<Option<Value>> {
                 _ => holds.then_some(Some(value)),
             }
         }
+        // Of other operations it knows nothing.
+        _ => Some(state),
     }
 }
 
@@ -329,14 +331,14 @@ mod tests {
                     3 => Action::Put(value(next)),
                     _ => Action::Get,
                 };
-                open.push((log.begin(action), action, None));
+                open.push((log.begin(action.clone()), action, None));
             } else if !open.is_empty() {
                 let index = usize::try_from(draws.below(open.len() as u64)).unwrap();
                 let (entry, action, outcome) = &mut open[index];
                 match outcome.take() {
                     None => {
                         let held = register;
-                        *outcome = Some(match *action {
+                        *outcome = Some(match action.clone() {
                             Action::Get => Outcome::Read(held.map_or(Seen::Absent, Seen::Value)),
                             Action::PutIfAbsent(_) if held.is_some() => Outcome::PreconditionFailed,
                             Action::PutIfMatches { expected, .. } if held != Some(expected) => Outcome::PreconditionFailed,
@@ -348,6 +350,7 @@ mod tests {
                                 register = Some(value);
                                 Outcome::Done
                             }
+                            other => unreachable!("{other:?} is not drawn"),
                         });
                     }
                     Some(outcome) => {

@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
-use crate::history::{Action, History, Operation, Outcome, Seen, Value};
+use crate::history::{History, Operation, Seen};
 
 /// What a key gave at the end: what was seen, or why it cannot be read.
 pub type Final = Result<Seen, String>;
 
-/// Compare what every key gave at the end with what `history` allows. Keys of the history that `finals` lacks are
-/// unreadable.
-pub fn read_back(history: &History, finals: &BTreeMap<String, Final>) -> Vec<Violation> {
+/// Compare what every key of `bucket` gave at the end with what `history` allows. Keys of the history that `finals`
+/// lacks are unreadable.
+pub fn read_back(history: &History, bucket: &str, finals: &BTreeMap<String, Final>) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for (key, operations) in history.by_key() {
+    for ((_, key), operations) in history.by_key().into_iter().filter(|((of, key), _)| *of == bucket && !key.is_empty()) {
         let key = key.to_owned();
         let found = match finals.get(&key) {
             Some(Ok(Seen::Wrong(reason))) => {
@@ -64,22 +64,18 @@ pub fn listing(finals: &BTreeMap<String, Final>, listed: &[String]) -> Vec<Viola
 /// What the last write to a key may have been: any that no acknowledged write wholly follows.
 fn acceptable(operations: &[&Operation]) -> Vec<Seen> {
     // A failed condition or a read changes nothing; nor does what was certainly not done.
-    let writes: Vec<&Operation> = operations
-        .iter()
-        .copied()
-        .filter(|operation| operation.action != Action::Get && matches!(operation.outcome, Outcome::Done | Outcome::Unknown(_)))
-        .collect();
-    let last_begun = writes.iter().filter(|write| write.outcome == Outcome::Done).map(|operation| operation.begun).max();
+    let writes: Vec<&Operation> = operations.iter().copied().filter(|operation| operation.may_change_key()).collect();
+    let last_begun = writes.iter().filter(|write| write.is_acknowledged()).map(|operation| operation.begun).max();
     let mut acceptable = Vec::new();
     if last_begun.is_none() {
         acceptable.push(Seen::Absent);
     }
     for write in writes {
-        let ended = if write.outcome == Outcome::Done { write.ended } else { None };
+        let ended = if write.is_acknowledged() { write.ended } else { None };
         if ended.is_some_and(|ended| last_begun.is_some_and(|begun| ended < begun)) {
             continue;
         }
-        let seen = written(write.action).map_or(Seen::Absent, Seen::Value);
+        let seen = write.writes().map_or(Seen::Absent, Seen::Value);
         if !acceptable.contains(&seen) {
             acceptable.push(seen);
         }
@@ -87,16 +83,10 @@ fn acceptable(operations: &[&Operation]) -> Vec<Seen> {
     acceptable
 }
 
-fn written(action: Action) -> Option<Value> {
-    match action {
-        Action::Put(value) | Action::PutIfAbsent(value) | Action::PutIfMatches { value, .. } => Some(value),
-        Action::Delete | Action::Get => None,
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::history::{Action, Outcome, Value};
 
     /// Writes histories of one key by hand.
     #[derive(Default)]
@@ -112,9 +102,18 @@ pub(super) mod tests {
     impl Log {
         pub(crate) fn begin(&mut self, action: Action) -> usize {
             let outcome = Outcome::Unknown("never ended".to_owned());
-            let operation =
-                Operation { client: 0, key: "k".to_owned(), action, begun: self.next, begun_us: 0, ended: None, ended_us: None, outcome };
-            self.history.operations.push(operation);
+            self.history.operations.push(Operation {
+                client: 0,
+                bucket: "b".to_owned(),
+                key: "k".to_owned(),
+                action,
+                begun: self.next,
+                begun_us: 0,
+                ended: None,
+                ended_us: None,
+                outcome,
+                revision: None,
+            });
             self.next += 1;
             self.history.operations.len() - 1
         }
@@ -153,7 +152,7 @@ pub(super) mod tests {
     }
 
     fn judge(log: &Log, found: Final) -> Vec<Violation> {
-        read_back(&log.history, &[("k".to_owned(), found)].into())
+        read_back(&log.history, "b", &[("k".to_owned(), found)].into())
     }
 
     #[test]
@@ -166,7 +165,7 @@ pub(super) mod tests {
         }
         assert!(matches!(judge(&log, Ok(Seen::Wrong("x".to_owned())))[..], [Violation::WrongBytes { .. }]));
         assert!(matches!(judge(&log, Err("503".to_owned()))[..], [Violation::Unreadable { .. }]));
-        assert!(matches!(read_back(&log.history, &BTreeMap::new())[..], [Violation::Unreadable { .. }]));
+        assert!(matches!(read_back(&log.history, "b", &BTreeMap::new())[..], [Violation::Unreadable { .. }]));
     }
 
     #[test]
