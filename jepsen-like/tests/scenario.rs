@@ -66,6 +66,7 @@ fn unknown_keys_and_values_are_refused_with_their_line() {
     assert!(refused("rs(4,2)", "rs(4;2)").contains("line 10: invalid value: string \"rs(4;2)\", expected a scheme"));
     assert!(refused("zones = 3", "zones = 0").contains("line 7: zones is between 1 and 100"));
     assert!(refused("clients = 6", "clients = 0").contains("line 13: put-get-delete: 1 to 1000 clients"));
+    assert!(refused("\"20s\"", "\"200h\"").contains("line 13: put-get-delete: it would be"));
     assert!(refused("put-get-delete", "dance").contains("line 13: unknown variant `dance`"));
     assert!(refused("rate   = \"1 per 4s\"\n", "").contains("line 22: kill: either"));
 }

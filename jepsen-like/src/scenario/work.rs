@@ -8,11 +8,12 @@ use toml::Spanned;
 
 use super::text::{ByteRange, Time};
 
-/// Pause between two operations where the scenario does not say.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Longest pause between two operations where the scenario does not say: 8 clients do some 6000 in two minutes.
+const PAUSE: Duration = Duration::from_millis(400);
 /// Limits of a scenario: what a plan and a simulation can hold.
 const CLIENTS_MAX: usize = 1000;
 const KEYS_MAX: usize = 100_000;
+const OPERATIONS_MAX: f64 = 200_000.0;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
@@ -75,21 +76,33 @@ pub(super) struct WorkloadTable {
 impl WorkloadTable {
     /// Where and why it makes no sense.
     pub fn unsound(&self) -> Option<(usize, String)> {
-        let fits = (1..=CLIENTS_MAX).contains(&self.clients) && (1..=KEYS_MAX).contains(&self.keys);
-        let reason = || format!("{}: 1 to {CLIENTS_MAX} clients, and 1 to {KEYS_MAX} keys", self.kind.get_ref().name());
-        (!fits).then(|| (self.kind.span().start, reason()))
+        let refuse = |reason: String| Some((self.kind.span().start, format!("{}: {reason}", self.kind.get_ref().name())));
+        if !(1..=CLIENTS_MAX).contains(&self.clients) || !(1..=KEYS_MAX).contains(&self.keys) {
+            return refuse(format!("1 to {CLIENTS_MAX} clients, and 1 to {KEYS_MAX} keys"));
+        }
+        // Three pauses in four are half of the longest on average, the others are short; none is below a millisecond.
+        let between_s = self.pause().as_secs_f64() * 0.39 + 0.001;
+        let operations = self.until.0.as_secs_f64() / between_s * self.clients as f64;
+        if operations > OPERATIONS_MAX {
+            return refuse(format!("it would be {operations:.0} operations, at most {OPERATIONS_MAX}: longer pauses or fewer clients"));
+        }
+        None
+    }
+
+    fn pause(&self) -> Duration {
+        self.pause.map_or(PAUSE, |pause| pause.0)
     }
 }
 
 impl From<WorkloadTable> for Workload {
     fn from(table: WorkloadTable) -> Workload {
         Workload {
+            pause: table.pause(),
             kind: table.kind.into_inner(),
             clients: table.clients,
             keys: table.keys,
             object_bytes: table.object_bytes.0,
             until: table.until.0,
-            pause: table.pause.map_or(PAUSE, |pause| pause.0),
         }
     }
 }
