@@ -1,6 +1,7 @@
 //! The command line of the simulator.
 
 use crate::cluster::Shape;
+use crate::judge;
 use crate::leaks::{self, Leak};
 use crate::plan::Plan;
 use crate::run;
@@ -118,7 +119,7 @@ fn run_one(arguments: &Run) -> Result<ExitCode, String> {
     for expectation in scenario.expect.not_judged() {
         println!("  expectation `{expectation}`: not judged yet");
     }
-    run::watch_panics();
+    judge::watch_panics();
     let seed = arguments.seed;
     let report = side::run(side::Settings::new(seed), move || run::run(scenario, plan));
     let tally: Vec<String> = report.tally.iter().map(|(name, count)| format!("{count} {name}")).collect();

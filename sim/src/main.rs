@@ -5,6 +5,8 @@ mod cluster;
 #[cfg(madsim)]
 mod command;
 #[cfg(madsim)]
+mod judge;
+#[cfg(madsim)]
 mod leaks;
 #[cfg(madsim)]
 mod plan;

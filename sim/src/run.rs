@@ -1,8 +1,8 @@
 //! One run: build the cluster, let clients work while the plan's faults strike, heal, read everything back, judge.
 
 use crate::cluster::{Cluster, Shape, client_address};
+use crate::judge::{Judge, ReadBack};
 use crate::plan::{Plan, Planned};
-use jepsen_like::check::{self, Violation};
 use jepsen_like::history::Recorder;
 use jepsen_like::s3::{Client, List, ListKind};
 use jepsen_like::scenario::{Fault, Scenario};
@@ -11,13 +11,13 @@ use runtime::side::{self, Machine};
 use runtime::task;
 use runtime::time::{self, Instant};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 const BUCKET: &str = "simulated";
 /// Simulated time in which a new cluster must serve.
 const START_MAX: Duration = Duration::from_secs(60);
-/// Simulated time after the last fault in which everything must be readable and all replicas equal.
+/// Simulated time after the last fault in which everything must be readable.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Small, so that a listing has several pages.
 const LIST_PAGE_KEYS: u32 = 7;
@@ -46,6 +46,7 @@ pub async fn run(scenario: Scenario, plan: Plan) -> Report {
         return report;
     }
 
+    let judge = Judge::new(&scenario, cluster.clone());
     let recorder = Arc::new(Recorder::new());
     let working = {
         let (scenario, clients, recorder, seed) = (scenario.clone(), clients.clone(), recorder.clone(), plan.seed);
@@ -58,46 +59,19 @@ pub async fn run(scenario: Scenario, plan: Plan) -> Report {
     working.await;
 
     let keys = scenario.workloads.iter().map(|workload| workload.keys).max().unwrap_or(0);
-    let (finals, listed) = {
+    let read_back = {
         let (clients, recorder) = (clients.clone(), recorder.clone());
         let reading = async move {
             let finals = workload::read_all(keys, &clients, BUCKET, SETTLE_MAX, &recorder).await;
-            (finals, list_all(&clients[1 % clients.len()]).await)
+            ReadBack { bucket: BUCKET.to_owned(), finals, listed: list_all(&clients[1 % clients.len()]).await }
         };
         clients_machine.spawn(reading).await
     };
     let history = recorder.history();
-    let mut violations: Vec<Violation> = check::read_back(&history, BUCKET, &finals);
-    match listed {
-        Ok(listed) => {
-            violations.extend(check::listing(&finals, &listed));
-        }
-        Err(error) => report.violations.push(format!("no listing at the end: {error}")),
-    }
-    if scenario.expect.linearizable {
-        violations.extend(check::linearizable(&history));
-    }
-    report.violations.extend(violations.iter().map(ToString::to_string));
-    report.violations.extend(compare_replicas(&cluster).await);
-    report.violations.extend(panics().into_iter().map(|panic| format!("a task panicked: {panic}")));
+    report.violations.extend(judge.end(&history, &read_back).await);
     report.tally = history.tally();
     report.took = time::now().duration_since(began);
     report
-}
-
-static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-/// Keep every panic: one that a task or connection survives is a bug all the same.
-pub fn watch_panics() {
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        PANICS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(panic.to_string().replace('\n', " "));
-        print(panic);
-    }));
-}
-
-fn panics() -> Vec<String> {
-    std::mem::take(&mut PANICS.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
 async fn create_bucket(client: Client, deadline: Instant) -> Result<(), String> {
@@ -157,32 +131,5 @@ async fn strike_one(cluster: Arc<Cluster>, planned: Planned, seed: u64, number: 
         Fault::Pause => struck.iter().for_each(Machine::resume),
         Fault::Partition => side::heal(&struck, &others),
         _ => struck.iter().for_each(Machine::restart),
-    }
-}
-
-/// Wait until the replicas of each group have applied the same, then compare their state hashes (I9).
-async fn compare_replicas(cluster: &Cluster) -> Vec<String> {
-    let deadline = time::now() + SETTLE_MAX;
-    loop {
-        let mut groups: BTreeMap<u64, Vec<(u64, u64, u64)>> = BTreeMap::new();
-        for index in 0..cluster.machines.len() {
-            let Some(node) = cluster.node(index) else { continue };
-            for replica in node.host().status() {
-                groups.entry(replica.group.0).or_default().push((replica.applied, replica.state_hash, replica.replica.0));
-            }
-        }
-        let settled = groups.values().all(|replicas| replicas.iter().all(|replica| replica.0 == replicas[0].0));
-        let differing: Vec<String> = groups
-            .iter()
-            .filter(|(_, replicas)| replicas.iter().any(|one| replicas.iter().any(|other| one.0 == other.0 && one.1 != other.1)))
-            .map(|(group, replicas)| format!("replicas of group {group} differ (applied, state hash, replica): {replicas:x?}"))
-            .collect();
-        if settled || !differing.is_empty() {
-            return differing;
-        }
-        if time::now() >= deadline {
-            return vec![format!("replicas do not catch up within {} s (applied, state hash, replica): {groups:x?}", SETTLE_MAX.as_secs())];
-        }
-        time::sleep(Duration::from_millis(100)).await;
     }
 }
