@@ -2,13 +2,16 @@
 //! of a drive reaches all three.
 //!
 //! The core is synchronous (redb needs it so); [`run`] is the asynchronous face: in production the work runs on
-//! threads of the drive, in simulation inline with simulated cost.
+//! threads of the drive, in a simulation on a stack of its own, which it leaves while it would block.
 //!
 //! Durability: bytes of a file are durable after [`DiskFile::sync`]; its name, a rename or a removal after
 //! [`Disk::sync_dir`] of its folder. A failed sync closes the drive: every later call fails with [`Error::Closed`],
 //! as the kernel may have dropped the dirty pages.
 
 use std::sync::Arc;
+
+/// Threads that work for one drive: enough that a sync does not hold up reads.
+pub(crate) const THREADS: usize = 4;
 
 /// A drive failed or refuses.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -93,10 +96,8 @@ pub trait Disk: Send + Sync + 'static {
     fn close(&self, reason: &str);
     /// Why the drive is closed, if it is.
     fn closed(&self) -> Option<String>;
-    /// Run `job` where blocking on this drive harms nobody: a thread of the drive, or inline in a simulation.
+    /// Run `job` where blocking on this drive harms nobody: on one of its few threads, when one is free.
     fn submit(&self, job: Box<dyn FnOnce() + Send>);
-    /// Simulated time that calls on this drive have cost since it was last asked; zero in production.
-    fn take_cost(&self) -> std::time::Duration;
 }
 
 /// Open the folder at `path` as a drive. Fails if it is missing or another process has it open. Production only.
@@ -131,7 +132,7 @@ pub trait DiskFile: Send + Sync + 'static {
     }
 }
 
-/// Run `work` on `disk` and wait for its result; in a simulation, also for the time that it cost.
+/// Run `work` on `disk` and wait for its result.
 pub async fn run<T, F>(disk: &Arc<dyn Disk>, work: F) -> T
 where
     T: Send + 'static,
@@ -142,10 +143,5 @@ where
         // The waiter may have been cancelled; the work is done all the same.
         let _ = sender.send(work());
     }));
-    let result = receiver.await.expect("a drive runs every job that it accepted, or panics");
-    let cost = disk.take_cost();
-    if !cost.is_zero() {
-        crate::time::sleep(cost).await;
-    }
-    result
+    receiver.await.expect("a drive runs every job that it accepted, or panics")
 }

@@ -26,7 +26,8 @@ where
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timer;
 
-struct Sleep(Pin<Box<tokio::time::Sleep>>);
+/// A wait on the machine's own clock.
+struct Sleep(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 
 impl Future for Sleep {
     type Output = ();
@@ -40,12 +41,17 @@ impl hyper::rt::Sleep for Sleep {}
 
 impl hyper::rt::Timer for Timer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(Sleep(Box::pin(tokio::time::sleep(duration))))
+        Box::pin(Sleep(Box::pin(crate::time::sleep(duration))))
     }
 
     fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
         #[allow(clippy::useless_conversion, reason = "the simulated instant is std's, the real one tokio's own")]
         let deadline = deadline.into();
-        Box::pin(Sleep(Box::pin(tokio::time::sleep_until(deadline))))
+        Box::pin(Sleep(Box::pin(crate::time::sleep_until(deadline))))
+    }
+
+    fn now(&self) -> std::time::Instant {
+        #[allow(clippy::useless_conversion, reason = "the simulated instant is std's, the real one tokio's own")]
+        crate::time::now().into()
     }
 }

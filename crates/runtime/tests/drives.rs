@@ -202,9 +202,12 @@ fn space_is_counted_reserved_and_given_back() {
     assert_eq!((file.len().unwrap(), free()), (4 * 4096, 6));
     file.write_at(0, &[1; 5 * 4096]).unwrap();
     assert_eq!(free(), 5);
-    assert!(matches!(file.write_at(5 * 4096, &[1; 6 * 4096]), Err(Error::Full { .. })));
     assert!(matches!(file.allocate(11 * 4096), Err(Error::Full { .. })));
     file.punch(4096, 2 * 4096).unwrap();
+    assert_eq!(free(), 7);
+    assert!(matches!(file.write_at(5 * 4096, &[1; 8 * 4096]), Err(Error::Full { .. })));
+    assert_eq!((file.len().unwrap(), free()), (12 * 4096, 0), "what there was room for was written");
+    file.set_len(5 * 4096).unwrap();
     assert_eq!(free(), 7);
     let mut bytes = [9; 4096];
     file.read_at(4096, &mut bytes).unwrap();

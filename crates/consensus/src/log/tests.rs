@@ -133,10 +133,6 @@ impl Disk for MemoryDisk {
     fn submit(&self, job: Box<dyn FnOnce() + Send>) {
         job();
     }
-
-    fn take_cost(&self) -> std::time::Duration {
-        std::time::Duration::ZERO
-    }
 }
 
 impl DiskFile for MemoryFile {

@@ -5,7 +5,6 @@
 use runtime::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 const SECTOR: usize = 512;
 
@@ -306,10 +305,6 @@ impl Disk for MemoryDisk {
                 job();
             }
         }
-    }
-
-    fn take_cost(&self) -> Duration {
-        Duration::ZERO
     }
 }
 

@@ -6,7 +6,7 @@
 //! inode number cannot be given to another file; [`Disk::verify`] compares it with what the path shows, and a removed,
 //! replaced or unmounted folder closes the drive instead of being written to unseen.
 
-use crate::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space, is_sound_name};
+use crate::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space, THREADS, is_sound_name};
 use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
@@ -19,10 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-/// Threads that work for one drive: enough that a sync does not hold up reads.
-const THREADS: usize = 4;
 /// Held exclusively by the process that has the drive open.
 const LOCK: &str = "lock";
 /// Zeros are written in runs of this length where holes cannot be punched.
@@ -315,10 +312,6 @@ impl Disk for FolderDisk {
         }
         lock(&self.threads.queue).jobs.push_back(job);
         self.threads.wake.notify_one();
-    }
-
-    fn take_cost(&self) -> Duration {
-        Duration::ZERO
     }
 }
 

@@ -5,9 +5,15 @@ mod disk;
 pub(crate) mod process;
 
 pub(crate) use disk::{open_folder, syncs};
+pub(crate) use tokio::time::{sleep, sleep_until, timeout};
 
 use rand::{SeedableRng, TryRngCore};
 use rand_chacha::ChaCha12Rng;
+
+#[inline(always)]
+pub(crate) fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
 
 pub(crate) fn wall_ms() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64)

@@ -1,227 +1,49 @@
-//! [`SimDrive`]: a drive that outlives the processes that use it; [`Disk`] handles onto it that do not.
+//! A simulated drive as a node sees it: [`Disk`] and [`DiskFile`] on a [`SimDrive`].
 //!
-//! Invariants: a handle works only in the incarnation that it was mounted in, so that destructors of a killed process,
-//! which run after the kill, write nothing; every operation is an event of the event hash; the cost of operations adds
-//! up on the drive, so that a busy drive is slow for everybody.
+//! Invariants: every operation of a node is an event of the event hash; an operation holds up its job, and only its job, until
+//! the drive has served it; a sync makes durable what was written before it began, when it ends.
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha12Rng;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use super::platter::{Cut, Fault, Platter};
-use crate::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space, is_sound_name};
-use crate::time::{Instant, now};
+use super::content::View;
+use super::drive::{SimDrive, State};
+use super::job::{self, Job};
+use super::platter::Fault;
+use crate::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space, THREADS, is_sound_name};
 
-/// Simulated time of operations, before bytes count.
-const READ_COST: Duration = Duration::from_micros(80);
-const WRITE_COST: Duration = Duration::from_micros(10);
-const SYNC_COST: Duration = Duration::from_micros(400);
-const NAME_COST: Duration = Duration::from_micros(20);
-/// Simulated time of a byte: one gigabyte each second.
-const BYTE_NANOS: u64 = 1;
-/// Costs below this are kept for later: simulated sleep has a floor of a millisecond.
-const COST_MIN: Duration = Duration::from_micros(250);
+/// Waits below this are left to the operations that follow: each costs the simulator a timer.
+const WAIT_MIN: Duration = Duration::from_micros(250);
 
-/// A simulated drive; cheap to clone. The simulator holds it and hands [`SimDrive::mount`]s to its nodes.
-#[derive(Clone)]
-pub struct SimDrive {
-    body: Arc<Body>,
-}
-
-struct Body {
-    label: String,
-    state: Mutex<State>,
-    power_lost: tokio::sync::Notify,
-}
-
-struct State {
-    platter: Platter,
-    /// Raised by each mount and each end of a process: older handles fail.
-    incarnation: u64,
-    gone: Option<String>,
-    slow: u32,
-    failing_sync: Option<ChaCha12Rng>,
-    refuses_writes: bool,
-    /// Operations until power is lost, and what decides about the rest.
-    cut_after: Option<(u64, ChaCha12Rng)>,
-    was_cut: bool,
-    cost: Duration,
-    busy_until: Option<Instant>,
-    operations: u64,
-    syncs: u64,
-}
-
-impl SimDrive {
-    /// An empty drive of `capacity` bytes.
-    pub fn new(label: &str, capacity: u64) -> SimDrive {
-        SimDrive::holding(label, Platter::new(capacity))
-    }
-
-    fn holding(label: &str, platter: Platter) -> SimDrive {
-        let state = State {
-            platter,
-            incarnation: 0,
-            gone: None,
-            slow: 1,
-            failing_sync: None,
-            refuses_writes: false,
-            cut_after: None,
-            was_cut: false,
-            cost: Duration::ZERO,
-            busy_until: None,
-            operations: 0,
-            syncs: 0,
-        };
-        SimDrive { body: Arc::new(Body { label: label.to_string(), state: Mutex::new(state), power_lost: tokio::sync::Notify::new() }) }
-    }
-
-    /// The drive as people know it.
-    pub fn label(&self) -> &str {
-        &self.body.label
-    }
-
-    /// Open it for a process. Handles of earlier mounts fail from now on.
-    pub fn mount(&self) -> Arc<dyn Disk> {
-        let mut state = self.state();
-        state.incarnation += 1;
-        state.platter.close_all();
-        state.was_cut = false;
-        Arc::new(SimDisk { mount: self.handle(Life::Incarnation(state.incarnation)) })
-    }
-
-    /// Look at what it truly holds, without cost, events or faults. Changes are refused.
-    pub fn inspect(&self) -> Arc<dyn Disk> {
-        Arc::new(SimDisk { mount: self.handle(Life::Inspection) })
-    }
-
-    fn handle(&self, life: Life) -> Arc<Mount> {
-        Arc::new(Mount { drive: self.clone(), life, closed: Mutex::new(None) })
-    }
-
-    /// A drive that holds now what this one holds: an old copy that may be brought back.
-    pub fn copy(&self, label: &str) -> SimDrive {
-        SimDrive::holding(label, self.state().platter.clone())
-    }
-
-    /// The process that had it mounted is no more; what it wrote stays, synced or not.
-    pub fn process_ended(&self) {
-        let mut state = self.state();
-        state.incarnation += 1;
-        state.platter.close_all();
-    }
-
-    /// Power is lost: each unsynced sector and each unsynced change of a folder is kept or dropped.
-    pub fn cut_power(&self, random: &mut ChaCha12Rng) {
-        self.cut_power_as(None, random);
-    }
-
-    /// As [`SimDrive::cut_power`], with the say of how much is kept.
-    pub fn cut_power_as(&self, cut: Option<Cut>, random: &mut ChaCha12Rng) {
-        let mut state = self.state();
-        state.incarnation += 1;
-        state.cut_after = None;
-        state.platter.cut_power(cut, random);
-    }
-
-    /// Lose power in the middle of work: `operations` more are done, the next is done halfway, or not at all, and its
-    /// caller and all later ones see a closed drive. The simulator learns by [`SimDrive::power_lost`] and kills the machine.
-    pub fn cut_power_after(&self, operations: u64, random: &mut ChaCha12Rng) {
-        self.state().cut_after = Some((operations, ChaCha12Rng::from_seed(random.random())));
-    }
-
-    /// Wait until [`SimDrive::cut_power_after`] has struck.
-    pub async fn power_lost(&self) {
-        loop {
-            let notice = self.body.power_lost.notified();
-            if self.state().was_cut {
-                return;
-            }
-            notice.await;
-        }
-    }
-
-    /// The drive is gone (pulled, or its folder deleted), or back: all operations fail meanwhile.
-    pub fn set_gone(&self, reason: Option<&str>) {
-        self.state().gone = reason.map(str::to_string);
-    }
-
-    /// Operations take `factor` times as long; 1 is healthy.
-    pub fn set_slow(&self, factor: u32) {
-        self.state().slow = factor.max(1);
-    }
-
-    /// No new blocks are to be had, or again.
-    pub fn set_full(&self, full: bool) {
-        self.state().platter.full = full;
-    }
-
-    /// Writes fail with EIO, or work again.
-    pub fn set_refuses_writes(&self, refuses: bool) {
-        self.state().refuses_writes = refuses;
-    }
-
-    /// The next sync of a file fails, and drops some of what it should have made durable.
-    pub fn fail_next_sync(&self, random: &mut ChaCha12Rng) {
-        self.state().failing_sync = Some(ChaCha12Rng::from_seed(random.random()));
-    }
-
-    /// Flip a bit in each of `bytes` bytes of file `name` as they are shown, until they are written again.
-    pub fn rot(&self, name: &str, offset: u64, bytes: u64, random: &mut ChaCha12Rng) -> Result<()> {
-        self.state().platter.rot(name, offset, bytes, random).map_err(|fault| self.error(name, fault))
-    }
-
-    /// Make the sectors of this range of file `name` unreadable (EIO), until they are written again.
-    pub fn damage(&self, name: &str, offset: u64, bytes: u64) -> Result<()> {
-        self.state().platter.damage(name, offset, bytes).map_err(|fault| self.error(name, fault))
-    }
-
-    /// All files with their folders, sorted by name.
-    pub fn files(&self) -> Vec<Entry> {
-        self.state().platter.names()
-    }
-
-    /// Operations so far.
-    pub fn operations(&self) -> u64 {
-        self.state().operations
-    }
-
-    /// Syncs of files and folders so far.
-    pub fn syncs(&self) -> u64 {
-        self.state().syncs
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.body.state.lock().expect("nothing panics under this lock but a broken simulation")
-    }
-
-    fn error(&self, name: &str, fault: Fault) -> Error {
-        let (drive, name) = (self.label().to_string(), name.to_string());
-        match fault {
-            Fault::NotFound => Error::NotFound { drive, name },
-            Fault::Exists => Error::Exists { drive, name },
-            Fault::Full => Error::Full { drive },
-            Fault::Io { offset, reason } => Error::Io { drive, name, offset, reason: reason.to_string() },
-        }
-    }
-}
+type Work = Box<dyn FnOnce() + Send>;
+type Outcome<T> = std::result::Result<T, Fault>;
 
 #[derive(Clone, Copy, PartialEq)]
-enum Life {
-    Incarnation(u64),
+pub(super) enum Life {
+    /// Of a process.
+    Mounted(u64),
     /// Of the simulator, which looks and changes nothing.
-    Inspection,
+    Looking(View),
 }
 
-struct Mount {
+pub(super) struct Mount {
     drive: SimDrive,
     life: Life,
     closed: Mutex<Option<String>>,
+    threads: Mutex<Threads>,
+}
+
+/// The jobs of a mount: as many as it has threads are under way, the others wait.
+#[derive(Default)]
+struct Threads {
+    busy: usize,
+    waiting: VecDeque<Work>,
 }
 
 /// What an operation is, for its cost, its faults and the event hash.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Read,
     Write,
     Sync,
@@ -251,6 +73,10 @@ impl<'a> Operation<'a> {
 }
 
 impl Mount {
+    pub fn new(drive: &SimDrive, life: Life) -> Arc<Mount> {
+        Arc::new(Mount { drive: drive.clone(), life, closed: Mutex::default(), threads: Mutex::default() })
+    }
+
     fn closed(&self) -> Option<String> {
         self.closed.lock().expect("nothing panics under this lock").clone()
     }
@@ -263,97 +89,186 @@ impl Mount {
         Err(Error::Closed { drive: self.drive.label().to_string(), reason: reason.into() })
     }
 
+    fn error(&self, name: &str, fault: Fault) -> Error {
+        self.drive.error(name, fault)
+    }
+
+    /// The view of the simulator, if it is its.
+    fn looks(&self) -> Option<View> {
+        if let Life::Looking(view) = self.life { Some(view) } else { None }
+    }
+
+    fn view(&self) -> View {
+        self.looks().unwrap_or(View::Shown)
+    }
+
+    fn number(&self) -> u64 {
+        if let Life::Mounted(number) = self.life { number } else { 0 }
+    }
+
     /// Whether operations of this mount reach the drive.
     fn check(&self, state: &State) -> Result<()> {
+        let Life::Mounted(number) = self.life else { return Ok(()) };
         if let Some(reason) = self.closed() {
             return self.refuse(reason);
         }
-        match self.life {
-            Life::Incarnation(incarnation) if incarnation != state.incarnation => self.refuse("its process has ended"),
-            Life::Incarnation(_) => state.gone.as_ref().map_or(Ok(()), |reason| self.refuse(reason.clone())),
-            Life::Inspection => Ok(()),
+        if !state.is_live(number) {
+            return self.refuse("its process has ended, or another drive is in its place");
         }
+        state.gone.as_ref().map_or(Ok(()), |reason| self.refuse(reason.clone()))
     }
 
-    /// Do one operation, with all that belongs to it.
-    fn act<T>(&self, operation: Operation<'_>, work: impl FnOnce(&mut Platter) -> std::result::Result<T, Fault>) -> Result<T> {
-        let mut state = self.drive.state();
-        self.check(&state)?;
+    /// Begin an operation, with all that belongs to it; returns when the drive will have served it.
+    fn begin(&self, state: &mut State, operation: &Operation<'_>) -> Result<Option<Instant>> {
+        self.check(state)?;
         if !operation.name.is_empty() && !is_sound_name(operation.name) {
-            let fault = Fault::Io { offset: 0, reason: "not a name that a drive may have" };
-            return Err(self.drive.error(operation.name, fault));
+            return Err(self.error(operation.name, Fault::Io { offset: 0, reason: "not a name that a drive may have" }));
         }
         let changes = matches!(operation.kind, Kind::Write | Kind::Sync | Kind::Alter);
-        if self.life == Life::Inspection {
-            if changes {
-                return self.refuse("it is only looked at");
-            }
-            return work(&mut state.platter).map_err(|fault| self.drive.error(operation.name, fault));
+        if self.looks().is_some() {
+            return if changes { self.refuse("it is only looked at") } else { Ok(None) };
         }
-        self.note(&operation);
-        state.charge(&operation);
-        if state.loses_power_now() {
-            // Of a sync nothing is certain; anything else is done, but not durable.
-            if operation.kind != Kind::Sync {
-                let _ = work(&mut state.platter);
-            }
-            let (_, mut random) = state.cut_after.take().expect("it has just struck");
-            state.incarnation += 1;
-            state.platter.cut_power(None, &mut random);
-            state.was_cut = true;
-            self.drive.body.power_lost.notify_one();
+        self.note(operation);
+        let served = state.charge(operation.kind, operation.bytes);
+        if changes && operation.kind != Kind::Sync && state.refuses_writes {
+            return Err(self.error(operation.name, Fault::Io { offset: operation.offset, reason: "the drive refuses writes" }));
+        }
+        Ok(served)
+    }
+
+    /// Do one operation that is no sync.
+    fn act<T>(&self, operation: Operation<'_>, work: impl FnOnce(&mut State) -> Outcome<T>) -> Result<T> {
+        let (outcome, served, cut) = {
+            let mut state = self.drive.state();
+            let served = self.begin(&mut state, &operation)?;
+            let cut = if self.looks().is_none() { state.loses_power_now() } else { None };
+            // At a loss of power it is done, but not durable.
+            (work(&mut state), served, cut)
+        };
+        if let Some(mut random) = cut {
+            self.drive.cut_power(&mut random);
             return self.refuse("power was lost");
         }
-        if changes && operation.kind != Kind::Sync && state.refuses_writes {
-            let fault = Fault::Io { offset: operation.offset, reason: "the drive refuses writes" };
-            return Err(self.drive.error(operation.name, fault));
+        wait_until(served);
+        outcome.map_err(|fault| self.error(operation.name, fault))
+    }
+
+    /// Do a sync: what `begin` saw is durable after `end`, which comes when the drive has served it, and not while it is stuck.
+    fn sync<S>(
+        &self,
+        operation: Operation<'_>,
+        begin: impl FnOnce(&mut State) -> Outcome<S>,
+        end: impl FnOnce(&mut State, S) -> Outcome<()>,
+    ) -> Result<()> {
+        let (begun, served, cut) = {
+            let mut state = self.drive.state();
+            let served = self.begin(&mut state, &operation)?;
+            let cut = state.loses_power_now();
+            (begin(&mut state).map_err(|fault| self.error(operation.name, fault))?, served, cut)
+        };
+        if let Some(mut random) = cut {
+            // Of a sync nothing is certain then.
+            self.drive.cut_power(&mut random);
+            return self.refuse("power was lost");
         }
-        work(&mut state.platter).map_err(|fault| self.drive.error(operation.name, fault))
+        wait_until(served);
+        if self.is_stuck() {
+            let drive = self.drive.clone();
+            let number = self.number();
+            let freed = async move {
+                loop {
+                    let notice = drive.body.changed.notified();
+                    if !holds_up_syncs(&drive.state(), number) {
+                        return;
+                    }
+                    notice.await;
+                }
+            };
+            if !job::wait(freed) {
+                // It would never come back, and neither would the thread that runs everything here.
+                self.close("a sync outside of a job of the drive met a stuck drive");
+            }
+        }
+        let mut state = self.drive.state();
+        self.check(&state)?;
+        end(&mut state, begun).map_err(|fault| self.error(operation.name, fault))
+    }
+
+    fn is_stuck(&self) -> bool {
+        holds_up_syncs(&self.drive.state(), self.number())
     }
 
     fn note(&self, operation: &Operation<'_>) {
-        let content = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, operation.content);
-        let (label, name) = (self.drive.label(), operation.name);
-        let mut event = Vec::with_capacity(26 + label.len() + name.len());
-        for text in [label, name] {
-            event.extend_from_slice(text.as_bytes());
-            event.push(0);
+        let checksum = |bytes: &[u8]| crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
+        let Operation { what, name, offset, bytes, content, .. } = operation;
+        let numbers = [checksum(self.drive.label().as_bytes()), checksum(name.as_bytes()), *offset, *bytes, checksum(content)];
+        let mut event = [0; 40];
+        for (place, number) in event.chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
         }
-        for number in [operation.offset, operation.bytes, content] {
-            event.extend_from_slice(&number.to_le_bytes());
-        }
-        super::note(operation.what, &event);
-    }
-}
-
-impl State {
-    fn charge(&mut self, operation: &Operation<'_>) {
-        let fixed = match operation.kind {
-            Kind::Read => READ_COST,
-            Kind::Write => WRITE_COST,
-            Kind::Sync => SYNC_COST,
-            Kind::Look | Kind::Alter => NAME_COST,
-        };
-        let moved = if matches!(operation.kind, Kind::Read | Kind::Write) { operation.bytes } else { 0 };
-        self.cost += (fixed + Duration::from_nanos(moved * BYTE_NANOS)) * self.slow;
-        self.operations += 1;
-        self.syncs += u64::from(operation.kind == Kind::Sync);
+        super::note(what, &event);
     }
 
-    fn loses_power_now(&mut self) -> bool {
-        match &mut self.cut_after {
-            None => false,
-            Some((0, _)) => true,
-            Some((left, _)) => {
-                *left -= 1;
-                false
+    /// Its process is no more: what has not begun never will.
+    pub fn abandon_jobs(&self) {
+        let waiting = std::mem::take(&mut self.threads().waiting);
+        drop(waiting);
+    }
+
+    fn threads(&self) -> std::sync::MutexGuard<'_, Threads> {
+        self.threads.lock().expect("nothing panics under this lock")
+    }
+
+    /// Work off `work` and what waits for its thread.
+    fn run(self: &Arc<Mount>, work: Work) {
+        let mut next = Some(work);
+        while let Some(work) = next {
+            let mut job = Job::new(work);
+            if let Some(wait) = job.go_on() {
+                let mount = self.clone();
+                // Ends with its machine: then the job never goes on, as a thread in a system call when its process is killed.
+                madsim::task::spawn_local(async move {
+                    let mut wait = wait;
+                    loop {
+                        wait.await;
+                        match job.go_on() {
+                            Some(longer) => wait = longer,
+                            None => break,
+                        }
+                    }
+                    if let Some(work) = mount.next_job() {
+                        mount.run(work);
+                    }
+                });
+                return;
             }
+            next = self.next_job();
         }
+    }
+
+    /// What a thread that has become free does next.
+    fn next_job(&self) -> Option<Work> {
+        let mut threads = self.threads();
+        let next = threads.waiting.pop_front();
+        threads.busy -= usize::from(next.is_none());
+        next
     }
 }
 
-struct SimDisk {
-    mount: Arc<Mount>,
+/// Whether syncs of a mount do not come back. Those of a drive that is pulled, or of a process that has ended, fail.
+fn holds_up_syncs(state: &State, mount: u64) -> bool {
+    state.stuck && state.gone.is_none() && state.is_live(mount)
+}
+
+fn wait_until(served: Option<Instant>) {
+    let (Some(served), Some(now)) = (served, super::clock::true_now()) else { return };
+    if served.saturating_duration_since(now) >= WAIT_MIN {
+        job::wait(super::clock::true_sleep_until(served));
+    }
+}
+
+pub(super) struct SimDisk {
+    pub mount: Arc<Mount>,
 }
 
 impl Disk for SimDisk {
@@ -362,47 +277,56 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, name: &str, how: Open) -> Result<Arc<dyn DiskFile>> {
-        let file = if self.mount.life == Life::Inspection {
+        let mount = &self.mount;
+        let file = match mount.looks() {
             // Without a handle: the simulator holds no file open between two looks.
-            self.mount.act(Operation::new(Kind::Look, "disk open", name), |platter| platter.find(name))?
-        } else {
-            self.mount.act(Operation::new(Kind::Alter, "disk open", name), |platter| platter.open(name, how))?
+            Some(view) => mount.act(Operation::new(Kind::Look, "disk open", name), |state| state.platter.find(name, view))?,
+            None => {
+                let open = |state: &mut State| state.platter.open(name, how, mount.number());
+                mount.act(Operation::new(Kind::Alter, "disk open", name), open)?
+            }
         };
-        Ok(Arc::new(SimFile { mount: self.mount.clone(), name: name.to_string(), file }))
+        Ok(Arc::new(SimFile { mount: mount.clone(), name: name.to_string(), file }))
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Entry>> {
-        self.mount.act(Operation::new(Kind::Look, "disk list", folder), |platter| Ok(platter.list(folder)))
+        let view = self.mount.view();
+        self.mount.act(Operation::new(Kind::Look, "disk list", folder), |state| Ok(state.platter.list(folder, view)))
     }
 
     fn create_folder(&self, folder: &str) -> Result<()> {
-        self.mount.act(Operation::new(Kind::Alter, "disk create folder", folder), |platter| platter.create_folder(folder))
+        self.mount.act(Operation::new(Kind::Alter, "disk create folder", folder), |state| state.platter.create_folder(folder))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         if !is_sound_name(to) {
-            let fault = Fault::Io { offset: 0, reason: "not a name that a drive may have" };
-            return Err(self.mount.drive.error(to, fault));
+            return Err(self.mount.error(to, Fault::Io { offset: 0, reason: "not a name that a drive may have" }));
         }
         let operation = Operation { content: to.as_bytes(), ..Operation::new(Kind::Alter, "disk rename", from) };
-        self.mount.act(operation, |platter| platter.rename(from, to))
+        self.mount.act(operation, |state| state.platter.rename(from, to))
     }
 
     fn remove(&self, name: &str) -> Result<()> {
-        self.mount.act(Operation::new(Kind::Alter, "disk remove", name), |platter| platter.remove(name))
+        self.mount.act(Operation::new(Kind::Alter, "disk remove", name), |state| state.platter.remove(name))
     }
 
     fn sync_dir(&self, folder: &str) -> Result<()> {
-        self.mount.act(Operation::new(Kind::Sync, "disk sync folder", folder), |platter| platter.sync_dir(folder))
+        let begin = |state: &mut State| state.platter.begin_sync_dir(folder);
+        let end = |state: &mut State, last| {
+            state.platter.end_sync_dir(folder, last);
+            Ok(())
+        };
+        self.mount.sync(Operation::new(Kind::Sync, "disk sync folder", folder), begin, end)
     }
 
     fn space(&self) -> Result<Space> {
-        let (total, free) = self.mount.act(Operation::new(Kind::Look, "disk space", ""), |platter| Ok(platter.space()))?;
+        let (total, free) = self.mount.act(Operation::new(Kind::Look, "disk space", ""), |state| Ok(state.platter.space()))?;
         Ok(Space { total, free })
     }
 
     fn watch(&self, name: &str) -> Result<()> {
-        self.mount.act(Operation::new(Kind::Look, "disk watch", name), |platter| platter.find(name).map(|_| ()))
+        let view = self.mount.view();
+        self.mount.act(Operation::new(Kind::Look, "disk watch", name), |state| state.platter.find(name, view).map(|_| ()))
     }
 
     fn verify(&self) -> Result<()> {
@@ -422,21 +346,20 @@ impl Disk for SimDisk {
         self.mount.closed()
     }
 
-    fn submit(&self, job: Box<dyn FnOnce() + Send>) {
-        job();
-    }
-
-    fn take_cost(&self) -> Duration {
-        let mut state = self.mount.drive.state();
-        let cost = std::mem::take(&mut state.cost);
-        if cost.is_zero() {
-            return Duration::ZERO;
+    fn submit(&self, job: Work) {
+        if madsim::runtime::Handle::try_current().is_err() {
+            // No time passes, so nothing waits.
+            return job();
         }
-        let now = now();
-        let busy_until = state.busy_until.map_or(now, |until| until.max(now)) + cost;
-        state.busy_until = Some(busy_until);
-        let wait = busy_until - now;
-        if wait < COST_MIN { Duration::ZERO } else { wait }
+        {
+            let mut threads = self.mount.threads();
+            if threads.busy == THREADS {
+                threads.waiting.push_back(job);
+                return;
+            }
+            threads.busy += 1;
+        }
+        self.mount.run(job);
     }
 }
 
@@ -452,43 +375,65 @@ impl SimFile {
     }
 }
 
+/// Whether a fault for `folder` strikes file `name`.
+fn strikes(folder: &str, name: &str) -> bool {
+    folder.is_empty() || name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+}
+
 impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<()> {
-        let truth = self.mount.life == Life::Inspection;
+        let (view, file) = (self.mount.view(), self.file);
         let operation = self.operation(Kind::Read, "disk read").at(offset, target.len() as u64);
-        self.mount.act(operation, |platter| platter.read(self.file, offset, target, truth))
+        self.mount.act(operation, |state| {
+            let next = &mut state.next.misdirected_read;
+            if view == View::Shown
+                && let Some((folder, mut random)) = next.take_if(|(folder, _)| strikes(folder, &self.name))
+                && let Some((other, at)) = state.platter.other_place(file, offset, target.len() as u64, &folder, &mut random)
+            {
+                return state.platter.read(other, at, target, view);
+            }
+            state.platter.read(file, offset, target, view)
+        })
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let file = self.file;
         let operation = Operation { content: bytes, ..self.operation(Kind::Write, "disk write").at(offset, bytes.len() as u64) };
-        self.mount.act(operation, |platter| platter.write(self.file, offset, bytes))
+        self.mount.act(operation, |state| {
+            let State { platter, next, .. } = state;
+            if next.lost_write.take_if(|folder| strikes(folder, &self.name)).is_some() {
+                return platter.lose_write(file, offset, bytes);
+            }
+            match next.misdirected_write.take_if(|(folder, _)| strikes(folder, &self.name)) {
+                Some((folder, mut random)) => platter.misdirect_write(file, offset, bytes, &folder, &mut random),
+                None => platter.write(file, offset, bytes),
+            }
+        })
     }
 
     fn len(&self) -> Result<u64> {
-        self.mount.act(self.operation(Kind::Look, "disk length"), |platter| Ok(platter.length(self.file)))
+        let view = self.mount.view();
+        self.mount.act(self.operation(Kind::Look, "disk length"), |state| Ok(state.platter.length(self.file, view)))
     }
 
     fn set_len(&self, bytes: u64) -> Result<()> {
         let operation = self.operation(Kind::Alter, "disk set length").at(bytes, 0);
-        self.mount.act(operation, |platter| {
-            platter.set_length(self.file, bytes);
+        self.mount.act(operation, |state| {
+            state.platter.set_length(self.file, bytes);
             Ok(())
         })
     }
 
     fn sync(&self) -> Result<()> {
-        let failing = {
-            let mut state = self.mount.drive.state();
-            self.mount.check(&state)?;
-            if self.mount.life == Life::Inspection { None } else { state.failing_sync.take() }
-        };
-        let outcome = self.mount.act(self.operation(Kind::Sync, "disk sync"), |platter| match failing {
+        let file = self.file;
+        let begin = |state: &mut State| Ok((state.platter.begin_sync(file), state.next.failing_sync.take()));
+        let outcome = self.mount.sync(self.operation(Kind::Sync, "disk sync"), begin, |state, (syncing, failing)| match failing {
             None => {
-                platter.sync(self.file);
+                state.platter.end_sync(file, syncing);
                 Ok(())
             }
             Some(mut random) => {
-                platter.fail_sync(self.file, &mut random);
+                state.platter.fail_sync(file, &mut random);
                 Err(Fault::Io { offset: 0, reason: "sync failed" })
             }
         });
@@ -500,13 +445,13 @@ impl DiskFile for SimFile {
 
     fn allocate(&self, bytes: u64) -> Result<()> {
         let operation = self.operation(Kind::Alter, "disk allocate").at(0, bytes);
-        self.mount.act(operation, |platter| platter.allocate(self.file, bytes))
+        self.mount.act(operation, |state| state.platter.allocate(self.file, bytes))
     }
 
     fn punch(&self, offset: u64, bytes: u64) -> Result<()> {
         let operation = self.operation(Kind::Alter, "disk punch").at(offset, bytes);
-        self.mount.act(operation, |platter| {
-            platter.punch(self.file, offset, bytes);
+        self.mount.act(operation, |state| {
+            state.platter.punch(self.file, offset, bytes);
             Ok(())
         })
     }
@@ -514,10 +459,11 @@ impl DiskFile for SimFile {
 
 impl Drop for SimFile {
     fn drop(&mut self) {
+        let Life::Mounted(number) = self.mount.life else { return };
         let mut state = self.mount.drive.state();
-        // Handles of an earlier incarnation were closed with it.
-        if self.mount.life == Life::Incarnation(state.incarnation) {
-            state.platter.close(self.file);
+        // Handles of a mount that is no more were closed with it.
+        if state.is_live(number) {
+            state.platter.close(self.file, number);
         }
     }
 }

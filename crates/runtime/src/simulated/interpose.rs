@@ -1,13 +1,14 @@
 //! Functions of libc that madsim does not replace and that would leak the real world into a simulation, and the
 //! pinning of the address space.
 //!
-//! `getrandom` 0.2 (under `ring` and `rand` 0.8) asks for entropy by `syscall`; C code asks `time`; `getpid` differs in
-//! each process. Outside of a simulation all three do what they always did.
+//! `getrandom` 0.2 (under `ring` and `rand` 0.8) asks for entropy by `syscall`, and std waits for locks by it; C code asks
+//! `time`; `getpid` differs in each process. Outside of a simulation all three do what they always did.
 
 use std::ffi::CStr;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 type Syscall = unsafe extern "C" fn(libc::c_long, usize, usize, usize, usize, usize, usize) -> libc::c_long;
 type GetPid = unsafe extern "C" fn() -> libc::pid_t;
@@ -33,6 +34,13 @@ fn real(name: &CStr) -> *mut libc::c_void {
 #[unsafe(no_mangle)]
 #[inline(never)]
 unsafe extern "C" fn syscall(number: libc::c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> libc::c_long {
+    if number == libc::SYS_futex && in_simulation() {
+        // SAFETY: the caller gives the address of a futex, which is an aligned word that lives as long as somebody waits there.
+        let word = unsafe { &*(a as *const AtomicU32) };
+        if let Some(answer) = futex(word, b as libc::c_int, c as u32, d == 0) {
+            return answer;
+        }
+    }
     if number == libc::SYS_getrandom && in_simulation() {
         // SAFETY: the caller gives a buffer `a` of `b` bytes; this symbol is madsim's.
         return unsafe { libc::getrandom(a as *mut libc::c_void, b, c as libc::c_uint) } as libc::c_long;
@@ -42,6 +50,25 @@ unsafe extern "C" fn syscall(number: libc::c_long, a: usize, b: usize, c: usize,
     let real = REAL.get_or_init(|| unsafe { std::mem::transmute::<*mut libc::c_void, Syscall>(real(c"syscall")) });
     // SAFETY: passed on as it came.
     unsafe { real(number, a, b, c, d, e, f) }
+}
+
+/// A lock that somebody holds. The holder is a job of a drive that waits: only a job can wait for it, as there is one thread.
+fn futex(word: &AtomicU32, operation: libc::c_int, value: u32, for_ever: bool) -> Option<libc::c_long> {
+    match operation & !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME) {
+        libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET if for_ever => {
+            if !super::job::wait_for_lock(word, value) && word.load(Ordering::SeqCst) == value {
+                eprintln!("a task waits for a lock that a job of a drive holds: in production it would block a thread of the executor");
+                eprintln!("{}", std::backtrace::Backtrace::force_capture());
+                std::process::abort();
+            }
+            Some(0)
+        }
+        libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET => {
+            super::job::wake_for_lock(std::ptr::from_ref(word) as usize, value as usize);
+            None
+        }
+        _ => None,
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -1,21 +1,11 @@
 //! A simulated machine: a process that can be killed, paused, cut from power and started again, with its drives and clock.
 
 use rand_chacha::ChaCha12Rng;
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::SimDrive;
-
-/// How far the wall clock of each machine is off, in milliseconds.
-static CLOCKS_OFF_MS: Mutex<BTreeMap<u64, i64>> = Mutex::new(BTreeMap::new());
-
-pub(crate) fn wall_ms() -> u64 {
-    let true_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64);
-    let clocks = CLOCKS_OFF_MS.lock().expect("nothing panics under this lock");
-    true_ms.saturating_add_signed(clocks.get(&super::machine_number()).copied().unwrap_or(0))
-}
+use super::{Clock, SimDrive};
 
 /// A simulated machine; cheap to clone.
 #[derive(Clone)]
@@ -52,7 +42,7 @@ impl Machine {
     pub fn kill(&self) {
         super::note("machine kill", self.name.as_bytes());
         for drive in self.drives.iter() {
-            drive.process_ended();
+            drive.process_ended_on(super::number_of(self.id));
         }
         madsim::runtime::Handle::current().kill(self.id);
     }
@@ -105,10 +95,15 @@ impl Machine {
         crate::task::held(node.spawn(future))
     }
 
-    /// Set how far its wall clock is off, in milliseconds. Monotonic time is the same everywhere.
-    pub fn set_clock_off(&self, ms: i64) {
-        let number = self.id.to_string().parse().expect("a machine's number is a number");
-        CLOCKS_OFF_MS.lock().expect("nothing panics under this lock").insert(number, ms);
+    /// Set its clocks from now on: see [`Clock`].
+    pub fn set_clock(&self, clock: Clock) {
+        super::note("machine clock", format!("{} {clock:?}", self.name).as_bytes());
+        super::clock::set(super::number_of(self.id), clock);
+    }
+
+    /// Its clock as it was set last.
+    pub fn clock(&self) -> Clock {
+        super::clock::of(super::number_of(self.id))
     }
 }
 

@@ -3,28 +3,35 @@
 //! One process runs one simulation: libraries keep process-wide counters and seeds that would differ in a second one.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this side is what the banned names are replaced with")]
 
+mod clock;
+mod content;
 mod disk;
+mod drive;
 mod entropy;
 mod event;
 mod interpose;
+mod job;
 mod machine;
+mod pages;
 mod platter;
 mod probes;
 pub(crate) mod process;
 mod run;
 
-pub use disk::SimDrive;
+pub use clock::{Clock, DRIFT_PPM_MAX};
+pub use drive::SimDrive;
 pub use entropy::stream_for;
 pub use event::{event_count, event_hash, record_events};
 pub use interpose::pin_address_space;
 pub use machine::{Machine, heal, partition};
-pub use platter::Cut;
+pub use pages::shared_page_bytes;
+pub use platter::{Cut, FaultMark, Wrong};
 pub use probes::{plant, probes};
 pub use run::{Settings, run};
 
+pub(crate) use clock::{now, sleep, sleep_until, timeout, wall_ms};
 pub(crate) use entropy::{fill_entropy, stream as entropy_stream};
 pub(crate) use event::note;
-pub(crate) use machine::wall_ms;
 pub(crate) use probes::planted;
 pub use probes::probe;
 
@@ -40,6 +47,34 @@ pub(crate) fn syncs() -> u64 {
 
 /// The number of the simulated machine that the present task runs on; 0 is the simulator itself.
 fn machine_number() -> u64 {
-    // madsim shows the number only as text.
-    madsim::plugin::node().to_string().parse().expect("a machine's number is a number")
+    number_of(madsim::plugin::node())
+}
+
+/// As [`machine_number`], and 0 outside of a simulation.
+fn machine_or_simulator() -> u64 {
+    if madsim::runtime::Handle::try_current().is_ok() { machine_number() } else { 0 }
+}
+
+/// madsim shows a machine's number only as text and as what it hashes; the latter costs nothing.
+fn number_of(machine: madsim::task::NodeId) -> u64 {
+    #[derive(Default)]
+    struct Taken(u64);
+
+    impl std::hash::Hasher for Taken {
+        fn finish(&self) -> u64 {
+            self.0
+        }
+
+        fn write(&mut self, _: &[u8]) {
+            unreachable!("a machine's number is a u64");
+        }
+
+        fn write_u64(&mut self, number: u64) {
+            self.0 = number;
+        }
+    }
+
+    let mut taken = Taken::default();
+    std::hash::Hash::hash(&machine, &mut taken);
+    taken.0
 }

@@ -1,0 +1,198 @@
+//! Clocks of machines. Each has a wall clock, which may be off, jump, drift or stand still, and a monotonic one, which only
+//! drifts. Both run at the machine's own pace; the simulator's are true.
+//!
+//! Invariant: monotonic time of a machine never goes back, whatever is set.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use madsim::time::{TimeHandle, error::Elapsed};
+
+/// How wrong the clock of a machine is. The default is right.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Clock {
+    /// By how much the wall clock is off.
+    pub offset_ms: i64,
+    /// By how many millionths both clocks run too fast.
+    pub drift_ppm: i32,
+    /// The wall clock stands still.
+    pub frozen: bool,
+}
+
+/// Most that a clock drifts, in millionths.
+pub const DRIFT_PPM_MAX: i32 = 500;
+
+struct Running {
+    clock: Clock,
+    /// At true time `since`, monotonic time was `local`.
+    since: Instant,
+    local: Instant,
+    /// What the wall clock shows while it stands.
+    stands_at_ms: Option<u64>,
+}
+
+static CLOCKS: Mutex<BTreeMap<u64, Running>> = Mutex::new(BTreeMap::new());
+/// Whether any clock was ever set: asking for the time must stay cheap.
+static ANY_SET: AtomicBool = AtomicBool::new(false);
+
+/// The simulation's time, if there is one.
+pub(super) fn true_now() -> Option<Instant> {
+    TimeHandle::try_current().map(|time| time.now_instant())
+}
+
+fn simulated_now() -> Instant {
+    #[allow(clippy::disallowed_methods, reason = "madsim's")]
+    Instant::now()
+}
+
+fn scaled(duration: Duration, parts: i64) -> Duration {
+    let nanos = i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX / 2_000_000);
+    Duration::from_nanos((nanos * i128::from(parts) / 1_000_000).try_into().unwrap_or(u64::MAX))
+}
+
+impl Running {
+    fn right(now: Instant) -> Running {
+        Running { clock: Clock::default(), since: now, local: now, stands_at_ms: None }
+    }
+
+    fn local(&self, now: Instant) -> Instant {
+        let elapsed = now.saturating_duration_since(self.since);
+        self.local + scaled(elapsed, 1_000_000 + i64::from(self.clock.drift_ppm))
+    }
+
+    /// The true time at which monotonic time will be `local`, at the present pace.
+    fn true_time(&self, local: Instant) -> Instant {
+        let ahead = local.saturating_duration_since(self.local).as_nanos();
+        let pace = u128::from((1_000_000 + i64::from(self.clock.drift_ppm)).unsigned_abs());
+        let nanos = ahead.saturating_mul(1_000_000).div_ceil(pace);
+        let far = Duration::from_secs(u32::MAX.into());
+        self.since + u64::try_from(nanos).map_or(far, |nanos| Duration::from_nanos(nanos).min(far))
+    }
+
+    fn wall_ms(&self, now: Instant) -> u64 {
+        self.stands_at_ms.unwrap_or_else(|| {
+            let local = self.local(now);
+            let ahead = local.saturating_duration_since(now).as_millis() as i64 - now.saturating_duration_since(local).as_millis() as i64;
+            true_wall_ms().saturating_add_signed(self.clock.offset_ms.saturating_add(ahead))
+        })
+    }
+}
+
+fn true_wall_ms() -> u64 {
+    let Some(time) = TimeHandle::try_current() else { return 0 };
+    time.now_time().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64)
+}
+
+/// Set the clock of a machine from now on. What it has drifted so far stays.
+pub(super) fn set(machine: u64, clock: Clock) {
+    assert!(clock.drift_ppm.abs() <= DRIFT_PPM_MAX, "a clock drifts by {DRIFT_PPM_MAX} millionths at most");
+    let now = simulated_now();
+    let mut clocks = CLOCKS.lock().expect("nothing panics under this lock");
+    let running = clocks.entry(machine).or_insert_with(|| Running::right(now));
+    let stands_at_ms = if !clock.frozen {
+        None
+    } else if clock.offset_ms != running.clock.offset_ms {
+        // It jumps, and stands there.
+        let jumped = Running { clock, since: now, local: running.local(now), stands_at_ms: None };
+        Some(jumped.wall_ms(now))
+    } else {
+        Some(running.wall_ms(now))
+    };
+    *running = Running { clock, since: now, local: running.local(now), stands_at_ms };
+    ANY_SET.store(true, Ordering::Relaxed);
+}
+
+/// The clock of a machine as it was set last.
+pub(super) fn of(machine: u64) -> Clock {
+    CLOCKS.lock().expect("nothing panics under this lock").get(&machine).map(|running| running.clock).unwrap_or_default()
+}
+
+/// Look at the present machine's clock; `None` if it is right.
+fn with<T>(look: impl FnOnce(&Running) -> T) -> Option<T> {
+    if !ANY_SET.load(Ordering::Relaxed) {
+        return None;
+    }
+    CLOCKS.lock().expect("nothing panics under this lock").get(&super::machine_or_simulator()).map(look)
+}
+
+pub(crate) fn wall_ms() -> u64 {
+    with(|running| running.wall_ms(simulated_now())).unwrap_or_else(true_wall_ms)
+}
+
+pub(crate) fn now() -> Instant {
+    let now = simulated_now();
+    with(|running| running.local(now)).unwrap_or(now)
+}
+
+/// The true time at which the present machine's monotonic clock shows `local`.
+fn true_time(local: Instant) -> Instant {
+    with(|running| running.true_time(local)).unwrap_or(local)
+}
+
+/// Wait until the simulation's time is `deadline`, to the nanosecond.
+pub(super) fn true_sleep_until(deadline: Instant) -> impl Future<Output = ()> {
+    let mut sleep = Box::pin(madsim::time::sleep_until(deadline));
+    // Made for at least a millisecond; a drive is faster.
+    sleep.as_mut().reset(deadline);
+    sleep
+}
+
+/// Waits of less than this take as long: the granularity of production's timers.
+const SLEEP_MIN: Duration = Duration::from_millis(1);
+
+/// Wait until the present machine's monotonic clock shows `deadline`.
+pub(crate) fn sleep_until(deadline: Instant) -> Sleep {
+    Sleep { deadline: deadline.max(now() + SLEEP_MIN), timer: None }
+}
+
+pub(crate) fn sleep(duration: Duration) -> Sleep {
+    let now = now();
+    Sleep { deadline: now.checked_add(duration.max(SLEEP_MIN)).unwrap_or(now + Duration::from_secs(u32::MAX.into())), timer: None }
+}
+
+/// A wait on a machine's own clock.
+pub(crate) struct Sleep {
+    deadline: Instant,
+    /// The timer that was set, and whom it wakes. A second one for the same waker would be a burden on the simulator.
+    timer: Option<(Pin<Box<madsim::time::Sleep>>, Waker)>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if now() >= self.deadline {
+                return Poll::Ready(());
+            }
+            if let Some((timer, waker)) = &self.timer
+                && !timer.is_elapsed()
+                && waker.will_wake(cx.waker())
+            {
+                return Poll::Pending;
+            }
+            // The pace may have changed while an earlier timer ran.
+            let due = true_time(self.deadline);
+            let mut timer = Box::pin(madsim::time::sleep_until(due));
+            timer.as_mut().reset(due);
+            let polled = timer.as_mut().poll(cx);
+            self.timer = Some((timer, cx.waker().clone()));
+            if polled.is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+pub(crate) async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    let alarm = sleep(limit);
+    crate::select! {
+        output = future => Ok(output),
+        () = alarm => Err(Elapsed),
+    }
+}
