@@ -3,12 +3,12 @@
 use crate::drives::{self, Mounted, Refused, Slot};
 use crate::settings::Settings;
 use placement::{DriveHealth, Heartbeat};
-use protocol::{DriveId, GroupId, ROOT};
+use protocol::{DriveId, GroupId, ROOT, VolumeId};
 use runtime::disk::Disk;
 use runtime::rpc::{self, Rpc};
 use runtime::sync::watch;
 use runtime::task::{self, Task};
-use runtime::time;
+use runtime::time::{self, Instant};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ const WRITER_TRY: Duration = Duration::from_secs(10);
 pub struct Node {
     host: Arc<consensus::Host>,
     storage: Arc<storage::Server>,
+    clients: (placement::Client, storage::Client),
     refused: Vec<Refused>,
     ready: watch::Receiver<Option<Result<SocketAddr, String>>>,
     _service: Option<placement::Service>,
@@ -104,9 +105,9 @@ impl Node {
 
         let (sender, ready) = watch::channel(None);
         let groups = host.client();
-        let storage_client = storage::Client::new(rpc.clone());
-        tasks.push(task::spawn(serve_s3(settings.gateway, placement, groups, storage_client, sender)));
-        Ok(Node { host, storage, refused, ready, _service: service, tasks })
+        let clients = (placement.clone(), storage::Client::new(rpc.clone()));
+        tasks.push(task::spawn(serve_s3(settings.gateway, placement, groups, clients.1.clone(), sender)));
+        Ok(Node { host, storage, clients, refused, ready, _service: service, tasks })
     }
 
     /// Wait until S3 is served, and where.
@@ -129,6 +130,12 @@ impl Node {
     /// The slots of this node.
     pub fn storage(&self) -> &storage::Server {
         &self.storage
+    }
+
+    /// Seal a volume and fence its slots, as an operator may ask, and as all that rewrites a volume begins.
+    pub async fn seal_volume(&self, volume: VolumeId, deadline: Instant) -> Result<repair::Sealed, repair::Error> {
+        let (placement, storage) = &self.clients;
+        repair::seal(placement, storage, volume, deadline).await
     }
 
     /// Stop serving, hand leadership away, checkpoint, and end.

@@ -46,7 +46,7 @@ pub(crate) fn remove(rows: &mut RowsMut<'_>, bucket: BucketId, attempt: u64) -> 
         _ if attempt < row.attempt => stale(),
         BucketState::Removed => Ok(()),
         BucketState::Closed if attempt > row.attempt => Err(malformed("remove under an attempt that did not close")),
-        BucketState::Closed if is_empty(rows, bucket) => {
+        BucketState::Closed if is_empty(rows, bucket) || planted("bucket-deleted-while-a-put-lands") => {
             write(rows, &keys::bucket(bucket), &BucketRow { state: BucketState::Removed, ..row });
             Ok(())
         }
@@ -68,13 +68,13 @@ pub(crate) fn writable(rows: &impl Read, bucket: BucketId, key: &str) -> Result<
             probe!("write-to-a-removed-bucket");
             Err(Error::NotOpen)
         }
-        BucketState::Closed => {
+        BucketState::Closed if !planted("bucket-deleted-while-a-put-lands") => {
             probe!("write-to-a-closed-bucket");
             Err(Error::Closed)
         }
         // The writer's list of partitions is not ours: it refreshes.
-        BucketState::Open if !row.share.holds(key_hash(bucket, key)) => Err(Error::NotOpen),
-        BucketState::Open => Ok(row),
+        _ if !row.share.holds(key_hash(bucket, key)) => Err(Error::NotOpen),
+        BucketState::Open | BucketState::Closed => Ok(row),
     }
 }
 

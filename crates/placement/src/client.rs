@@ -12,7 +12,7 @@ use crate::leader::{Ask, HEARTBEAT, Road, Told, error_of};
 use crate::service::{decoded, unexpected};
 use crate::{Bucket, BucketState, Error, Health, Heartbeat};
 use bytes::Bytes;
-use protocol::{ClusterMap, DriveId, NodeId, ROOT, SlotIndex, Volume, VolumeId, VolumeState, WriterId, limits, wire};
+use protocol::{ClusterMap, DriveId, Epoch, NodeId, ROOT, SlotIndex, Volume, VolumeId, VolumeState, WriterId, limits, wire};
 use runtime::rpc::{Class, Rpc};
 use runtime::sync::{Receiver, Sender, channel};
 use runtime::task::Task;
@@ -274,6 +274,15 @@ impl Client {
         caches.forget_volume(volume);
         let ask = Ask::Slot { volume, epoch, slot, reason: reason.to_string() };
         self.report(&mut caches, (None, Some(volume)), ask);
+    }
+
+    /// Take the volume out of those that writers are given, under a raised epoch, if it is still at `epoch`. Answers with
+    /// the volume as it is then. Its slots know nothing of it until they are fenced.
+    pub async fn seal_volume(&self, volume: VolumeId, epoch: Epoch, deadline: Instant) -> Result<Arc<Volume>, Error> {
+        match self.command(Command::SealVolume { volume, epoch }, deadline).await? {
+            Reply::Volume(volume) => Ok(self.keep(volume)),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// A node could not be reached: counts at once as a suspicion until its next heartbeat.

@@ -1,0 +1,5 @@
+#![doc = include_str!("../README.md")]
+
+mod seal;
+
+pub use seal::{Error, Sealed, seal};
