@@ -1,4 +1,5 @@
-//! Sockets. TCP_NODELAY is set on every stream: without it a small reply waits 40 ms for a delayed ACK.
+//! Sockets: those of the system, or of the simulated network. TCP_NODELAY is set on every stream: without it a small reply
+//! waits 40 ms for a delayed ACK.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,23 +7,23 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::io::{AsyncRead, AsyncWrite, ReadBuf};
+use crate::side;
 
 /// A listening socket.
-pub struct TcpListener(tokio::net::TcpListener);
+pub struct TcpListener(side::TcpListener);
 
 /// A connection.
-pub struct TcpStream(tokio::net::TcpStream);
+pub struct TcpStream(side::TcpStream);
 
 impl TcpListener {
     /// Listen on `address`.
     pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-        Ok(TcpListener(tokio::net::TcpListener::bind(address).await?))
+        Ok(TcpListener(side::TcpListener::bind(address).await?))
     }
 
     /// The next connection and its peer.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = self.0.accept().await?;
-        stream.set_nodelay(true)?;
         Ok((TcpStream(stream), peer))
     }
 
@@ -35,9 +36,7 @@ impl TcpListener {
 impl TcpStream {
     /// Connect to `address`. Bounded by the caller's timeout.
     pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-        let stream = tokio::net::TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(TcpStream(stream))
+        Ok(TcpStream(side::TcpStream::connect(address).await?))
     }
 }
 
@@ -46,7 +45,7 @@ impl AsyncRead for TcpStream {
         let filled = buffer.filled().len();
         let polled = Pin::new(&mut self.0).poll_read(cx, buffer);
         if let Poll::Ready(Ok(())) = polled {
-            crate::side::note("bytes read", &buffer.filled()[filled..]);
+            side::note("bytes read", &buffer.filled()[filled..]);
         }
         polled
     }

@@ -2,9 +2,11 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this side is what the banned names are replaced with")]
 
 mod disk;
+mod net;
 pub(crate) mod process;
 
 pub(crate) use disk::{open_folder, syncs};
+pub(crate) use net::{TcpListener, TcpStream};
 pub(crate) use tokio::time::{sleep, sleep_until, timeout};
 
 use rand::{SeedableRng, TryRngCore};

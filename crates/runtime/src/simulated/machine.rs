@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::net::SimNet;
 use super::{Clock, SimDrive};
 
 /// A simulated machine; cheap to clone.
@@ -23,9 +24,10 @@ impl Machine {
         S: Fn() -> F + Send + Sync + 'static,
         F: Future<Output = ()> + 'static,
     {
-        let node = madsim::runtime::Handle::current().create_node().name(name).ip(address).init(start).build();
+        let id = madsim::runtime::Handle::current().create_node().name(name).init(start).build().id();
+        SimNet::current().add(super::number_of(id), address);
         super::note("machine start", name.as_bytes());
-        Machine { id: node.id(), name: name.into(), drives: drives.into() }
+        Machine { id, name: name.into(), drives: drives.into() }
     }
 
     /// Its name.
@@ -38,36 +40,59 @@ impl Machine {
         &self.drives
     }
 
-    /// `kill -9`: its tasks end at once, its connections close; what it wrote to its drives, synced or not, stays.
+    /// Its number in the simulation, from 1.
+    pub(super) fn number(&self) -> u64 {
+        super::number_of(self.id)
+    }
+
+    /// `kill -9`: its tasks end at once; what it wrote to its drives, synced or not, stays. Its kernel lives: it sends what was
+    /// written, closes or resets the connections and refuses new ones.
     pub fn kill(&self) {
         super::note("machine kill", self.name.as_bytes());
+        SimNet::current().process_died(self.number());
+        self.end_process();
+    }
+
+    /// As [`Machine::kill`], but nobody hears of it: peers wait in silence until [`Machine::restart`], then what they send is
+    /// answered with a reset.
+    pub fn kill_silently(&self) {
+        super::note("machine silent kill", self.name.as_bytes());
+        SimNet::current().host_died(self.number());
+        self.end_process();
+    }
+
+    fn end_process(&self) {
         for drive in self.drives.iter() {
-            drive.process_ended_on(super::number_of(self.id));
+            drive.process_ended_on(self.number());
         }
         madsim::runtime::Handle::current().kill(self.id);
     }
 
-    /// Loss of power: as [`Machine::kill`], and its drives keep of what was not synced what `random` decides.
+    /// Loss of power: as [`Machine::kill_silently`], and its drives keep of what was not synced what `random` decides.
     pub fn cut_power(&self, random: &mut ChaCha12Rng) {
         super::note("machine power cut", self.name.as_bytes());
+        SimNet::current().host_died(self.number());
         for drive in self.drives.iter() {
             drive.cut_power(random);
         }
         madsim::runtime::Handle::current().kill(self.id);
     }
 
-    /// Start it again after [`Machine::kill`], [`Machine::cut_power`] or its own end.
+    /// Start it again after [`Machine::kill`], [`Machine::kill_silently`], [`Machine::cut_power`] or its own end.
     pub fn restart(&self) {
         let simulation = madsim::runtime::Handle::current();
         if !simulation.is_exit(self.id) {
-            // Without a kill before, madsim leaves the ports bound.
             self.kill();
         }
         super::note("machine restart", self.name.as_bytes());
+        let network = SimNet::current();
+        // It may have ended by itself a moment ago, and its sockets are not dropped yet.
+        network.process_died(self.number());
+        network.power_on(self.number());
         simulation.restart(self.id);
     }
 
-    /// Stop its tasks where they are (SIGSTOP); connections stay open and silent.
+    /// Stop its tasks where they are (SIGSTOP). Its kernel still takes connections and bytes, as far as there is room.
     pub fn pause(&self) {
         super::note("machine pause", self.name.as_bytes());
         madsim::runtime::Handle::current().pause(self.id);
@@ -98,37 +123,11 @@ impl Machine {
     /// Set its clocks from now on: see [`Clock`].
     pub fn set_clock(&self, clock: Clock) {
         super::note("machine clock", format!("{} {clock:?}", self.name).as_bytes());
-        super::clock::set(super::number_of(self.id), clock);
+        super::clock::set(self.number(), clock);
     }
 
     /// Its clock as it was set last.
     pub fn clock(&self) -> Clock {
-        super::clock::of(super::number_of(self.id))
-    }
-}
-
-/// Let nothing pass from any of `one` to any of `other`, nor back.
-pub fn partition(one: &[Machine], other: &[Machine]) {
-    each_link(one, other, "partition", |network, from, to| network.clog_link(from, to));
-}
-
-/// Undo [`partition`].
-pub fn heal(one: &[Machine], other: &[Machine]) {
-    each_link(one, other, "heal", |network, from, to| network.unclog_link(from, to));
-}
-
-fn each_link(
-    one: &[Machine],
-    other: &[Machine],
-    what: &'static str,
-    act: impl Fn(&madsim::net::NetSim, madsim::task::NodeId, madsim::task::NodeId),
-) {
-    let network = madsim::net::NetSim::current();
-    for from in one {
-        for to in other {
-            super::note(what, format!("{} {}", from.name, to.name).as_bytes());
-            act(&network, from.id, to.id);
-            act(&network, to.id, from.id);
-        }
+        super::clock::of(self.number())
     }
 }

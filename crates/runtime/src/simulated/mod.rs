@@ -1,4 +1,4 @@
-//! The simulated side: madsim's executor, clock and entropy, made deterministic; our drives; the event hash.
+//! The simulated side: madsim's executor, clock and entropy, made deterministic; our network and drives; the event hash.
 //!
 //! One process runs one simulation: libraries keep process-wide counters and seeds that would differ in a second one.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this side is what the banned names are replaced with")]
@@ -12,6 +12,7 @@ mod event;
 mod interpose;
 mod job;
 mod machine;
+mod net;
 mod pages;
 mod platter;
 mod probes;
@@ -23,7 +24,11 @@ pub use drive::SimDrive;
 pub use entropy::stream_for;
 pub use event::{event_count, event_hash, record_events};
 pub use interpose::pin_address_space;
-pub use machine::{Machine, heal, partition};
+pub use machine::Machine;
+pub use net::{
+    Connections, Link, block, clear_link, connections, heal, heal_all, partition, partition_one_way, reset_connections, set_default_link,
+    set_link, set_slow_accept, unblock,
+};
 pub use pages::shared_page_bytes;
 pub use platter::{Cut, FaultMark, Wrong};
 pub use probes::{plant, probes};
@@ -32,6 +37,7 @@ pub use run::{Settings, run};
 pub(crate) use clock::{now, sleep, sleep_until, timeout, wall_ms};
 pub(crate) use entropy::{fill_entropy, stream as entropy_stream};
 pub(crate) use event::note;
+pub(crate) use net::{TcpListener, TcpStream};
 pub(crate) use probes::planted;
 pub use probes::probe;
 

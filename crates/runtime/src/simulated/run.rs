@@ -4,11 +4,13 @@ use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::net::{self, Link, SimNet};
+
 /// A simulation.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub seed: u64,
-    /// Delay of each delivery.
+    /// Delay of what is sent, on links that nobody changed.
     pub latency: Range<Duration>,
     /// The simulation panics when this much simulated time has passed.
     pub time_max: Duration,
@@ -32,11 +34,13 @@ where
     super::interpose::keep();
     // A fresh thread, as std seeds its hash maps per thread.
     let simulation = std::thread::spawn(move || {
-        let mut config = madsim::Config::default();
-        config.net.send_latency = settings.latency;
-        let mut runtime = madsim::runtime::Runtime::with_seed_and_config(settings.seed, config);
+        let mut runtime = madsim::runtime::Runtime::with_seed_and_config(settings.seed, madsim::Config::default());
+        runtime.add_simulator::<SimNet>();
         runtime.set_time_limit(settings.time_max);
-        runtime.block_on(async move { make().await })
+        runtime.block_on(async move {
+            net::start(settings.seed, Link::calm(settings.latency));
+            make().await
+        })
     });
     match simulation.join() {
         Ok(output) => output,
