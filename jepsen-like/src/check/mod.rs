@@ -1,12 +1,42 @@
 //! Judges histories. A checker never excuses: what it cannot decide it reports as well.
 
+mod by_revision;
+mod by_search;
+mod by_zones;
 mod linearizable;
+mod listing;
 mod read_back;
+mod register;
+mod search;
+#[cfg(test)]
+mod tests;
 
-pub use linearizable::linearizable;
+pub use linearizable::{Verdicts, linearizable, linearizable_by_revision, linearizable_by_search, linearizable_by_zones};
+pub use listing::listings;
 pub use read_back::{Final, listing, read_back};
 
 use crate::history::{Seen, Value};
+
+/// What one method says of one key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It found an order that explains every result.
+    Linearizable,
+    /// There is none, and why.
+    Violated(String),
+    /// It cannot tell, and why.
+    Undecided(String),
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Verdict::Linearizable => formatter.write_str("linearizable"),
+            Verdict::Violated(why) => write!(formatter, "violated: {why}"),
+            Verdict::Undecided(why) => write!(formatter, "undecided: {why}"),
+        }
+    }
+}
 
 /// A promise that was broken.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -18,18 +48,41 @@ pub enum Violation {
     #[error("{key}: operation begun at {begun} read {value:?}, which nobody wrote there")]
     NeverWritten { key: String, begun: u64, value: Value },
     /// I3: no order of the operations explains their results.
-    #[error("{key}: not linearizable: {explanation}")]
+    #[error("{key}: not linearizable\n  {explanation}")]
     NotLinearizable { key: String, explanation: String },
-    /// The search was given up; the history is too concurrent to be judged.
-    #[error("{key}: undecided after {states} states: fewer clients per key, or fewer unknown outcomes")]
-    Undecided { key: String, states: usize },
+    /// One method found an order, another says that there is none: the revisions are wrong, or a checker is.
+    #[error("{key}: the methods disagree\n  {verdicts}")]
+    Disagreement { key: String, verdicts: String },
+    /// No method could decide; the history is too concurrent to be judged.
+    #[error("{key}: undecided: fewer clients per key, or fewer unknown outcomes\n  {reasons}")]
+    Undecided { key: String, reasons: String },
     /// I1: what was acknowledged is gone, or what was replaced is back.
     #[error("{key}: reads {found:?} at the end; acceptable: {acceptable:?}")]
     Lost { key: String, found: Seen, acceptable: Vec<Seen> },
     /// I1: it cannot be read although all faults are healed.
     #[error("{key}: not readable at the end: {reason}")]
     Unreadable { key: String, reason: String },
-    /// A listing at rest does not show what reads show.
+    /// A listing does not show what reads show, or what must have been there.
     #[error("{key}: {reason}")]
     Listing { key: String, reason: String },
+    /// No run of the reference model gives these results.
+    #[error("{object}: the model cannot do this: {explanation}")]
+    Model { object: String, explanation: String },
+}
+
+impl Violation {
+    /// Whether it speaks of `key`.
+    fn is_of(&self, of: &str) -> bool {
+        match self {
+            Violation::WrongBytes { key, .. }
+            | Violation::NeverWritten { key, .. }
+            | Violation::NotLinearizable { key, .. }
+            | Violation::Disagreement { key, .. }
+            | Violation::Undecided { key, .. }
+            | Violation::Lost { key, .. }
+            | Violation::Unreadable { key, .. }
+            | Violation::Listing { key, .. } => key == of,
+            Violation::Model { object, .. } => object == of,
+        }
+    }
 }
