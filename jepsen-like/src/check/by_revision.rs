@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Verdict;
-use super::register::{Condition, Effect, Step};
+use super::register::{Condition, Effect, Step, told};
 use crate::history::Value;
 
 /// Judge the steps of one key.
@@ -43,7 +43,9 @@ struct Order<'a> {
     /// Writes of unknown outcome that were not put anywhere yet, by value; and deletes, by their beginning.
     open: BTreeMap<Value, usize>,
     open_deletes: BTreeSet<(u64, usize)>,
-    /// A copy of unknown outcome may have written anything.
+    /// Values that somebody saw.
+    told: BTreeSet<Value>,
+    /// What happens was chosen, or a copy of unknown outcome may have written anything.
     chose: bool,
     state: Option<Value>,
     /// The greatest beginning so far.
@@ -95,7 +97,8 @@ impl<'a> Order<'a> {
                 }
             }
         }
-        Order { steps, ordered, least_end, open, open_deletes, chose, state: None, begun: 0, culprit: None, states: Vec::new() }
+        let told = steps.iter().filter_map(|step| told(&step.effect)).collect();
+        Order { steps, ordered, least_end, open, open_deletes, told, chose, state: None, begun: 0, culprit: None, states: Vec::new() }
     }
 
     /// Let everything that is ordered take effect.
@@ -236,7 +239,13 @@ impl<'a> Order<'a> {
             Effect::Read(Some(value)) if self.open.contains_key(&value) => Some(value),
             _ => None,
         });
-        let any = || self.open.iter().filter(|(_, index)| self.steps[**index].begun < limit).map(|(value, _)| *value).next();
+        // Else one that nobody saw, and that could take effect just now.
+        let worth = |value: &Value, index: usize| {
+            let step = &self.steps[index];
+            (self.told.contains(value), step.effect.apply(self.state, 0).is_none(), step.begun)
+        };
+        let begun = self.open.iter().filter(|(_, index)| self.steps[**index].begun < limit);
+        let any = || begun.min_by_key(|(value, index)| worth(value, **index)).map(|(value, _)| *value);
         let value = next.or_else(any);
         match value {
             Some(value) => Some(Some(value)),

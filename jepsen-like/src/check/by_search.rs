@@ -1,8 +1,8 @@
 //! Linearizability of one key by search: exact, for histories that are not too concurrent.
 
+use super::Verdict;
 use super::register::{Effect, Step};
 use super::search::{Found, Machine, Span, search};
-use super::Verdict;
 use crate::history::Value;
 
 /// States of the search for one key after which it gives up.

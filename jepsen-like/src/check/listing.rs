@@ -133,10 +133,7 @@ fn judge_page(range: &Range<'_>, last: Option<&str>, say: &mut impl FnMut(&str, 
     if page.truncated && (page.next.is_none() || last.is_none()) && most > 0 {
         say(last.unwrap_or(""), "truncated, and nothing to go on with".to_owned());
     }
-    if list.kind == ListKind::V1
-        && page.truncated
-        && page.next.as_deref() != last
-    {
+    if list.kind == ListKind::V1 && page.truncated && page.next.as_deref() != last {
         say(last.unwrap_or(""), format!("the next marker is {:?}, the last entry another", page.next));
     }
     let keys = page.keys.iter().map(|listed| (listed.key.as_str(), false));

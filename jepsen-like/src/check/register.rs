@@ -257,7 +257,7 @@ fn copies<'a>(history: &'a History, registers: &mut Registers<'a>) {
 }
 
 /// The value of which an effect tells.
-fn told(effect: &Effect) -> Option<Value> {
+pub(super) fn told(effect: &Effect) -> Option<Value> {
     match effect {
         Effect::Read(seen) => *seen,
         Effect::Failed(Condition::Matches(value)) | Effect::WriteIf(Condition::Matches(value), _) => Some(*value),

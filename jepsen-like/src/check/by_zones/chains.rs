@@ -38,6 +38,8 @@ pub(super) struct Chains {
     /// In the order of their ends.
     pub all: Vec<Chain>,
     pub deletes: Vec<usize>,
+    /// Writes of unknown outcome whose values nobody saw.
+    pub unseen: Vec<usize>,
     pub absent_reads: Vec<usize>,
     /// Reads that ask for any value, or for another one than they name.
     pub vague_reads: Vec<usize>,
@@ -68,7 +70,8 @@ impl Chains {
         // Who certainly wrote: those acknowledged, those seen, and those that these follow.
         let mut needed: Vec<usize> = Vec::new();
         let mut reads: BTreeMap<Value, Vec<usize>> = BTreeMap::new();
-        let mut chains = Chains { all: Vec::new(), deletes: Vec::new(), absent_reads: Vec::new(), vague_reads: Vec::new() };
+        let mut chains =
+            Chains { all: Vec::new(), deletes: Vec::new(), unseen: Vec::new(), absent_reads: Vec::new(), vague_reads: Vec::new() };
         for (index, step) in steps.iter().enumerate() {
             match &step.effect {
                 Effect::Write(_) | Effect::WriteIf(..) if step.ended.is_some() => needed.push(index),
@@ -98,6 +101,7 @@ impl Chains {
                 }
             }
         }
+        chains.unseen.extend((0..steps.len()).filter(|index| !is_needed[*index] && steps[*index].effect.writes().is_some()));
         let mut chained = 0;
         for head in (0..steps.len()).filter(|index| is_needed[*index]) {
             if matches!(steps[head].effect, Effect::WriteIf(Condition::Matches(_), _)) {
@@ -223,7 +227,8 @@ fn chain(steps: &[Step<'_>], clusters: Vec<Cluster>) -> Result<Chain, Failure> {
     let mut begun = 0;
     for cluster in &clusters {
         if cluster.end < begun {
-            let reason = format!("something of it ended before what it replaced was over (at {begun}): {}", steps[cluster.write].describe());
+            let reason =
+                format!("something of it ended before what it replaced was over (at {begun}): {}", steps[cluster.write].describe());
             return Err(Failure::Impossible(reason));
         }
         begun = begun.max(cluster.begun);

@@ -26,9 +26,11 @@ pub(super) fn order(steps: &[Step<'_>], chains: &Chains) -> Result<Vec<usize>, F
         ready: BTreeSet::new(),
         ready_creates: BTreeSet::new(),
         ready_deletes: BTreeSet::new(),
+        ready_unseen: BTreeSet::new(),
         wait_absence: BTreeSet::new(),
         wait_presence: BTreeSet::new(),
         wait_change: BTreeSet::new(),
+        busy_until: 0,
         doubt: false,
     };
     for (now, event) in events(steps, chains) {
@@ -42,6 +44,7 @@ pub(super) fn order(steps: &[Step<'_>], chains: &Chains) -> Result<Vec<usize>, F
 enum Event {
     ChainBegins(usize),
     DeleteReady(usize),
+    UnseenReady(usize),
     AbsentReadBegins(usize),
     VagueReadBegins(usize),
     /// A read of (chain, cluster).
@@ -74,6 +77,7 @@ fn events(steps: &[Step<'_>], chains: &Chains) -> Vec<(u64, Event)> {
         events.push((steps[*index].begun, Event::DeleteReady(*index)));
         events.extend(steps[*index].ended.map(|ended| (ended, Event::DeleteDue(*index))));
     }
+    events.extend(chains.unseen.iter().map(|index| (steps[*index].begun, Event::UnseenReady(*index))));
     for index in &chains.absent_reads {
         events.extend([(steps[*index].begun, Event::AbsentReadBegins(*index)), (steps[*index].end(), Event::AbsentReadDue(*index))]);
     }
@@ -104,10 +108,14 @@ struct Sweep<'a> {
     ready: Waiting,
     ready_creates: Waiting,
     ready_deletes: Waiting,
+    /// Writes of unknown outcome whose values nobody saw.
+    ready_unseen: Waiting,
     wait_absence: Waiting,
     wait_presence: Waiting,
     /// Refused conditions on the value that the register holds now.
     wait_change: Waiting,
+    /// What was placed could have been placed until then.
+    busy_until: u64,
     /// A choice was made that may have been wrong.
     doubt: bool,
 }
@@ -130,6 +138,9 @@ impl Sweep<'_> {
             Event::DeleteReady(index) => {
                 self.ready_deletes.insert((self.steps[index].end(), index));
             }
+            Event::UnseenReady(index) => {
+                self.ready_unseen.insert((self.steps[index].begun, index));
+            }
             Event::AbsentReadBegins(index) if self.value.is_none() => self.order.push(index),
             Event::AbsentReadBegins(index) => {
                 self.wait_absence.insert((self.steps[index].end(), index));
@@ -146,7 +157,7 @@ impl Sweep<'_> {
             Event::ZoneBegins(chain) if self.holds(chain) => {}
             Event::ZoneBegins(chain) => {
                 self.begin_zone(chain, now)?;
-                self.forget_doubt();
+                self.forget_doubt(now);
             }
             Event::ClusterDue(chain, cluster) if self.holds(chain) => self.advance(chain, cluster, now),
             // All of it was placed at once.
@@ -221,9 +232,17 @@ impl Sweep<'_> {
     }
 
     /// Where a forward chain holds the register and nothing else is under way, it does not matter any more what was chosen.
-    fn forget_doubt(&mut self) {
-        let waiting = [&self.ready, &self.ready_creates, &self.ready_deletes, &self.wait_absence, &self.wait_presence, &self.wait_change, &self.begun];
-        if waiting.iter().all(|waiting| waiting.is_empty()) {
+    fn forget_doubt(&mut self, now: u64) {
+        let waiting = [
+            &self.ready,
+            &self.ready_creates,
+            &self.ready_deletes,
+            &self.wait_absence,
+            &self.wait_presence,
+            &self.wait_change,
+            &self.begun,
+        ];
+        if now >= self.busy_until && waiting.iter().all(|waiting| waiting.is_empty()) {
             self.doubt = false;
         }
     }
@@ -280,6 +299,7 @@ impl Sweep<'_> {
         }
         self.check_free(cause, now)?;
         self.order.push(delete);
+        self.busy_until = self.busy_until.max(self.steps[delete].end());
         self.set(None);
         Ok(())
     }
@@ -309,19 +329,27 @@ impl Sweep<'_> {
         if let Some((_, chain)) = self.ready.first().copied() {
             return self.place_chain(chain, now);
         }
-        if self.value.is_some() && !self.ready_deletes.is_empty() {
-            return self.delete(index, now);
-        }
         // Something that has begun may go first, and stay until all of it has begun.
         let begun = self.begun.iter().find(|(_, chain)| self.value.is_none() || !self.chains.all[*chain].needs_absence);
         if let Some((_, chain)) = begun.copied() {
             return self.begin_zone(chain, now);
+        }
+        let fits = |(_, unseen): &&(u64, usize)| self.steps[*unseen].effect.apply(self.value, 0).is_some();
+        if let Some((begun, unseen)) = self.ready_unseen.iter().find(fits).copied() {
+            self.ready_unseen.remove(&(begun, unseen));
+            self.order.push(unseen);
+            self.set(self.steps[unseen].effect.writes());
+            return Ok(());
+        }
+        if self.value.is_some() && !self.ready_deletes.is_empty() {
+            return self.delete(index, now);
         }
         Err(self.stuck("nothing had changed the key as this asks", index))
     }
 
     /// Place the write of a cluster, and those of its reads that have begun.
     fn enter(&mut self, chain: &Chain, cluster: usize, now: u64) {
+        self.busy_until = self.busy_until.max(chain.end);
         let cluster = &chain.clusters[cluster];
         self.order.push(cluster.write);
         self.set(Some(cluster.value));

@@ -59,8 +59,13 @@ fn caught(lie: impl Fn(&mut Tail)) {
         let found = verdicts(&tail.history);
         for (method, verdict) in ["search", "zones", "revision"].iter().zip(&found) {
             // A good base that leaves a method in doubt does so still.
-            let was_undecided = good.iter().zip(&found).any(|(before, now)| std::ptr::eq(now, verdict) && matches!(before, Verdict::Undecided(_)));
-            assert!(was_undecided || matches!(verdict, Verdict::Violated(_)), "seed {seed}, by {method}: {verdict}\n{}", tail.history.to_lines());
+            let was_undecided =
+                good.iter().zip(&found).any(|(before, now)| std::ptr::eq(now, verdict) && matches!(before, Verdict::Undecided(_)));
+            assert!(
+                was_undecided || matches!(verdict, Verdict::Violated(_)),
+                "seed {seed}, by {method}: {verdict}\n{}",
+                tail.history.to_lines()
+            );
         }
         assert!(!linearizable(&tail.history).is_empty());
     }

@@ -97,4 +97,3 @@ fn wrong_bytes_and_values_from_nowhere_are_found() {
     log.put(1).get(Some(9));
     assert!(matches!(verdict(log)[..], [Violation::NeverWritten { .. }]));
 }
-

@@ -135,20 +135,12 @@ fn whatever_a_register_does_is_explained_by_every_method() {
 #[test]
 fn few_histories_are_left_undecided() {
     let mut undecided = [0; 3];
-    let mut reasons: std::collections::BTreeMap<String, usize> = Default::default();
     for seed in 0..500 {
         let history = simulated(seed, Work { operations: 80, clients: 5, lost: 20 });
         for (count, verdict) in undecided.iter_mut().zip(verdicts(&history)) {
-            if let Verdict::Undecided(reason) = verdict {
-                *count += 1;
-                if reason.contains("as this asks") {
-                    eprintln!("seed {seed} {reason}");
-                }
-                *reasons.entry(reason.split([':', '[']).take(2).collect()).or_default() += 1;
-            }
+            *count += usize::from(matches!(verdict, Verdict::Undecided(_)));
         }
     }
-    eprintln!("{reasons:#?}");
     eprintln!("undecided of 500 by search, zones, revision: {undecided:?}");
     assert!(undecided[0] == 0 && undecided[1] <= 50 && undecided[2] <= 25, "{undecided:?}");
 }
@@ -261,15 +253,15 @@ fn copies_and_listings_agree_with_brute_force() {
     }
 }
 
+/// Zones never claim a violation of a good history, and decide most of what few clients do.
 #[test]
-fn probe_zones() {
-    for number in 0..1000 {
-        let history = simulated(number, Work { operations: 500, clients: 4, lost: 100 });
-        let all = verdicts(&history);
-        if let Verdict::Violated(why) = &all[1] {
-            eprintln!("seed {number} {why}");
-            let text = history.to_lines();
-            std::fs::write(format!("/tmp/zone-{number}.jsonl"), text).unwrap();
-        }
+fn long_histories_are_never_said_to_be_violated() {
+    let mut undecided = 0;
+    for seed in 0..1000 {
+        let verdicts = verdicts(&simulated(seed, Work { operations: 500, clients: 4, lost: 100 }));
+        assert!(!verdicts.iter().any(|verdict| matches!(verdict, Verdict::Violated(_))), "seed {seed}: {verdicts:?}");
+        undecided += usize::from(matches!(verdicts[1], Verdict::Undecided(_)));
     }
+    eprintln!("undecided of 1000 by zones: {undecided}");
+    assert!(undecided < 400, "{undecided}");
 }
