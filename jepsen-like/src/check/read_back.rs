@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
-use crate::history::{History, Operation, Seen};
+use super::register::{Effect, Step, registers};
+use crate::history::{History, Seen};
 
 /// What a key gave at the end: what was seen, or why it cannot be read.
 pub type Final = Result<Seen, String>;
@@ -13,7 +14,9 @@ pub type Final = Result<Seen, String>;
 /// lacks are unreadable.
 pub fn read_back(history: &History, bucket: &str, finals: &BTreeMap<String, Final>) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for ((_, key), operations) in history.by_key().into_iter().filter(|((of, key), _)| *of == bucket && !key.is_empty()) {
+    let registers = registers(history, &[]);
+    for ((_, key), _) in history.by_key().into_iter().filter(|((of, key), _)| *of == bucket && !key.is_empty()) {
+        let steps = registers.get(&(bucket, key)).map_or(&[][..], Vec::as_slice);
         let key = key.to_owned();
         let found = match finals.get(&key) {
             Some(Ok(Seen::Wrong(reason))) => {
@@ -30,7 +33,7 @@ pub fn read_back(history: &History, bucket: &str, finals: &BTreeMap<String, Fina
                 continue;
             }
         };
-        let acceptable = acceptable(&operations);
+        let acceptable = acceptable(steps);
         if !acceptable.contains(found) {
             violations.push(Violation::Lost { key, found: found.clone(), acceptable });
         }
@@ -62,22 +65,26 @@ pub fn listing(finals: &BTreeMap<String, Final>, listed: &[String]) -> Vec<Viola
 }
 
 /// What the last write to a key may have been: any that no acknowledged write wholly follows.
-fn acceptable(operations: &[&Operation]) -> Vec<Seen> {
-    // A failed condition or a read changes nothing; nor does what was certainly not done.
-    let writes: Vec<&Operation> = operations.iter().copied().filter(|operation| operation.may_change_key()).collect();
-    let last_begun = writes.iter().filter(|write| write.is_acknowledged()).map(|operation| operation.begun).max();
+fn acceptable(steps: &[Step<'_>]) -> Vec<Seen> {
+    // A failed condition or a read changes nothing; what was certainly not done is no step.
+    let writes: Vec<&Step<'_>> = steps.iter().filter(|step| !step.effect.only_reads()).collect();
+    let last_begun = writes.iter().filter(|write| write.ended.is_some()).map(|write| write.begun).max();
     let mut acceptable = Vec::new();
     if last_begun.is_none() {
         acceptable.push(Seen::Absent);
     }
     for write in writes {
-        let ended = if write.is_acknowledged() { write.ended } else { None };
-        if ended.is_some_and(|ended| last_begun.is_some_and(|begun| ended < begun)) {
+        if last_begun.is_some_and(|begun| write.end() < begun) {
             continue;
         }
-        let seen = write.writes().map_or(Seen::Absent, Seen::Value);
-        if !acceptable.contains(&seen) {
-            acceptable.push(seen);
+        let seen = match &write.effect {
+            Effect::WriteOneOf(values) => values.iter().copied().map(Seen::Value).collect(),
+            effect => vec![effect.writes().map_or(Seen::Absent, Seen::Value)],
+        };
+        for seen in seen {
+            if !acceptable.contains(&seen) {
+                acceptable.push(seen);
+            }
         }
     }
     acceptable
@@ -86,7 +93,7 @@ fn acceptable(operations: &[&Operation]) -> Vec<Seen> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::history::{Action, Outcome, Value};
+    use crate::history::{Action, Operation, Outcome, Value};
 
     /// Writes histories of one key by hand.
     #[derive(Default)]
