@@ -316,8 +316,13 @@ impl Reply {
     }
 
     /// Read the body to its end and compare it with `content`.
-    pub async fn verify(mut self, content: Content) -> Result<(), Error> {
-        let mut verifier = Verifier::new(content);
+    pub async fn verify(self, content: Content) -> Result<(), Error> {
+        self.verify_all(vec![content]).await
+    }
+
+    /// Read the body to its end and compare it with `contents`, one after another.
+    pub async fn verify_all(mut self, contents: Vec<Content>) -> Result<(), Error> {
+        let mut verifier = Verifier::of(contents);
         while let Some(piece) = self.next().await? {
             verifier.feed(&piece)?;
         }

@@ -72,27 +72,36 @@ fn word(seed: u64, index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Compares received pieces with a [`Content`] as they arrive.
+/// Compares received pieces with the [`Content`]s that they should be, one after another, as they arrive.
 pub struct Verifier {
-    content: Content,
+    contents: Vec<Content>,
+    /// The content that comes next, and where it begins.
+    next: usize,
+    next_from: u64,
+    total: u64,
     at: u64,
     expected: Vec<u8>,
 }
 
 impl Verifier {
     pub fn new(content: Content) -> Verifier {
-        Verifier { content, at: 0, expected: Vec::new() }
+        Verifier::of(vec![content])
+    }
+
+    /// Expect `contents` without a gap between them.
+    pub fn of(contents: Vec<Content>) -> Verifier {
+        let total = contents.iter().map(|content| content.length).sum();
+        Verifier { contents, next: 0, next_from: 0, total, at: 0, expected: Vec::new() }
     }
 
     /// Check the next received bytes.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Mismatch> {
         for piece in bytes.chunks(64 << 10) {
             let end = self.at + piece.len() as u64;
-            if end > self.content.length {
-                return Err(Mismatch::Length { got: end, expected: self.content.length });
+            if end > self.total {
+                return Err(Mismatch::Length { got: end, expected: self.total });
             }
-            self.expected.resize(piece.len(), 0);
-            self.content.fill(self.at, &mut self.expected);
+            self.expect(piece.len());
             if self.expected != piece {
                 let offset = self.expected.iter().zip(piece).position(|(a, b)| a != b).expect("slices of one length that differ");
                 let at = self.at + offset as u64;
@@ -103,9 +112,26 @@ impl Verifier {
         Ok(())
     }
 
+    /// Make the next `length` bytes, which exist.
+    fn expect(&mut self, length: usize) {
+        self.expected.resize(length, 0);
+        let mut filled = 0;
+        while filled < length {
+            let content = self.contents[self.next];
+            let offset = self.at + filled as u64 - self.next_from;
+            let take = usize::try_from(content.length - offset).unwrap_or(usize::MAX).min(length - filled);
+            content.fill(offset, &mut self.expected[filled..filled + take]);
+            filled += take;
+            if offset + take as u64 == content.length {
+                self.next += 1;
+                self.next_from += content.length;
+            }
+        }
+    }
+
     /// Check that nothing is missing.
     pub fn finish(self) -> Result<(), Mismatch> {
-        if self.at == self.content.length { Ok(()) } else { Err(Mismatch::Length { got: self.at, expected: self.content.length }) }
+        if self.at == self.total { Ok(()) } else { Err(Mismatch::Length { got: self.at, expected: self.total }) }
     }
 }
 
@@ -143,5 +169,21 @@ mod tests {
         assert!(matches!(verifier.feed(&bytes), Err(Mismatch::Byte { at: 70_001, .. })));
         bytes.extend_from_slice(&bytes.clone());
         assert!(matches!(Verifier::new(Content::new(3, 10)).feed(&bytes), Err(Mismatch::Length { .. })));
+    }
+    #[test]
+    fn verifier_goes_on_from_one_content_to_the_next() {
+        let contents = vec![Content::new(1, 10), Content::new(2, 0), Content::new(3, 100_000).slice(7, 70_000)];
+        let bytes: Vec<u8> = contents.iter().flat_map(|content| content.bytes().to_vec()).collect();
+        for cut in [0, 5, 10, 11, 70_010] {
+            let mut verifier = Verifier::of(contents.clone());
+            verifier.feed(&bytes[..cut]).unwrap();
+            verifier.feed(&bytes[cut..]).unwrap();
+            verifier.finish().unwrap();
+        }
+        let swapped: Vec<u8> = contents.iter().rev().flat_map(|content| content.bytes().to_vec()).collect();
+        assert!(Verifier::of(contents.clone()).feed(&swapped).is_err());
+        let mut short = Verifier::of(contents);
+        short.feed(&bytes[..10]).unwrap();
+        assert_eq!(short.finish(), Err(Mismatch::Length { got: 10, expected: 70_010 }));
     }
 }

@@ -29,4 +29,4 @@ pub use content::{Content, Mismatch, Verifier};
 pub use request::{Auth, Payload, Request, Tamper};
 pub use sign::Credentials;
 pub use verbs::{Condition, Head, List, ListKind, Listed, Page, Part, Written};
-pub use xml::Element;
+pub use xml::{Element, complete_upload};

@@ -117,7 +117,8 @@ impl<'a> Drawing<'a> {
     fn object(&mut self) -> PlannedAction {
         let at = self.place();
         match self.draws.below(24) {
-            0..=7 => PlannedAction::Get(at),
+            0..=5 => PlannedAction::Get(at),
+            6..=7 => PlannedAction::GetRange { at, from_end: self.draws.once_in(2), bytes: self.bytes() },
             8..=9 => PlannedAction::Head(at),
             10..=12 => PlannedAction::Delete(at),
             13..=15 => PlannedAction::PutIfAbsent { at, bytes: self.bytes() },

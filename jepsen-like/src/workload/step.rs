@@ -60,6 +60,15 @@ pub enum PlannedAction {
     },
     Delete(Place),
     Get(Place),
+    /// The last bytes, or all from byte number `bytes` on, counted from 1.
+    GetRange {
+        #[serde(rename = "k")]
+        at: Place,
+        #[serde(rename = "e", default, skip_serializing_if = "is_false")]
+        from_end: bool,
+        #[serde(rename = "b")]
+        bytes: u64,
+    },
     Head(Place),
     /// All pages, one after another.
     List(PlannedList),

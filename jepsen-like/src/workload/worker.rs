@@ -1,0 +1,293 @@
+//! [`Work`]: the clients of a run carry out its steps, each client its own in order, all clients at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::time::{self, Instant};
+
+use super::listing;
+use super::objects::{self, Range};
+use super::rude;
+use super::step::{Place, PlannedAction, PlannedList, Rudeness, Step, UploadName, bucket_name, key_name};
+use super::uploads::{self, CopiedRange, Upload, Uploads};
+use super::values::Values;
+use crate::history::{Action, After, List, ListKind, Outcome, Part, Recorder, Reply, Seen, Source, Value};
+use crate::s3::Client;
+
+/// Longest wait of a client for one reply; what takes longer has an unknown outcome.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the clients of a run have in common.
+pub struct Work {
+    clients: Vec<Client>,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) values: Values,
+    uploads: Uploads,
+}
+
+impl Work {
+    /// `clients` are the endpoints, in the order in which steps number them.
+    pub fn new(clients: &[Client], recorder: Arc<Recorder>) -> Arc<Work> {
+        assert!(!clients.is_empty(), "a workload needs an endpoint");
+        let clients = clients.iter().map(|client| client.with_timeout(TIMEOUT)).collect();
+        Arc::new(Work { clients, recorder, values: Values::default(), uploads: Uploads::default() })
+    }
+
+    /// Carry `steps` out, which are in the order of their times; `untils` says for each workload after which time, from
+    /// now, no step begins.
+    pub async fn run(self: &Arc<Work>, steps: Vec<Step>, untils: &[Duration]) {
+        let start = time::now();
+        let mut each: BTreeMap<(u32, u32), Vec<Step>> = BTreeMap::new();
+        for step in steps {
+            each.entry((step.workload, step.client)).or_default().push(step);
+        }
+        let workers: Vec<_> = each
+            .into_iter()
+            .map(|((workload, _), steps)| {
+                let until = start + untils.get(workload as usize).copied().unwrap_or(Duration::MAX / 4);
+                let worker = Worker { work: self.clone(), known: BTreeMap::new() };
+                runtime::task::spawn(worker.work(steps, start, until))
+            })
+            .collect();
+        for worker in workers {
+            worker.await;
+        }
+    }
+
+    /// The gateway that attempt number `number` asks.
+    pub(super) fn client(&self, number: usize) -> &Client {
+        &self.clients[number % self.clients.len()]
+    }
+}
+
+/// One client.
+struct Worker {
+    work: Arc<Work>,
+    /// What it last knew of a key, with the ETag that it has there.
+    known: BTreeMap<(u32, Place), (Value, String)>,
+}
+
+impl Worker {
+    async fn work(mut self, steps: Vec<Step>, start: Instant, until: Instant) {
+        for step in steps {
+            time::sleep_until(start + Duration::from_micros(step.at_us)).await;
+            if time::now() >= until {
+                return;
+            }
+            self.perform(&step).await;
+        }
+    }
+
+    async fn perform(&mut self, step: &Step) {
+        let work = self.work.clone();
+        let client = work.client(step.endpoint as usize);
+        match &step.action {
+            PlannedAction::Put { at, bytes } => self.put(step, client, *at, Action::Put(step.value(*bytes))).await,
+            PlannedAction::PutIfAbsent { at, bytes } => self.put(step, client, *at, Action::PutIfAbsent(step.value(*bytes))).await,
+            PlannedAction::PutIfMatches { at, bytes } => {
+                let value = step.value(*bytes);
+                let action = match self.known.get(&(step.workload, *at)) {
+                    Some((expected, _)) => Action::PutIfMatches { value, expected: *expected },
+                    None => Action::Put(value),
+                };
+                self.put(step, client, *at, action).await;
+            }
+            PlannedAction::Delete(at) => {
+                let (bucket, key) = names(step, *at);
+                self.record(step, *at, Action::Delete, objects::delete(client, &bucket, &key)).await;
+                self.known.remove(&(step.workload, *at));
+            }
+            PlannedAction::Get(at) => self.get(step, client, *at, None).await,
+            PlannedAction::GetRange { at, from_end, bytes } => {
+                self.get(step, client, *at, Some(Range { from_end: *from_end, bytes: *bytes })).await;
+            }
+            PlannedAction::Head(at) => {
+                let (bucket, key) = names(step, *at);
+                self.read(step, *at, Action::Head, objects::head_object(client, &work.values, &bucket, &key)).await;
+            }
+            PlannedAction::List(planned) => self.list(step, client, planned).await,
+            PlannedAction::Copy { from, to } => self.copy(step, client, *from, *to).await,
+            PlannedAction::CopyOntoItself(at) => self.copy(step, client, *at, *at).await,
+            PlannedAction::CreateBucket(bucket) => self.bucket(step, client, *bucket, Action::CreateBucket).await,
+            PlannedAction::DeleteBucket(bucket) => self.bucket(step, client, *bucket, Action::DeleteBucket).await,
+            PlannedAction::Rude { manner, at, bytes } => self.rude(step, client, *manner, *at, step.value(*bytes)).await,
+            PlannedAction::CreateUpload(at) => {
+                let (bucket, key) = names(step, *at);
+                let reply = self.record(step, *at, Action::CreateUpload, uploads::create(client, &bucket, &key)).await;
+                if let Outcome::Begun(id) = reply.outcome {
+                    work.uploads.begin(step, &bucket, &key, id);
+                }
+            }
+            PlannedAction::UploadPart { upload, .. }
+            | PlannedAction::CopyPart { upload, .. }
+            | PlannedAction::Complete { upload, .. }
+            | PlannedAction::CompleteAgain { upload }
+            | PlannedAction::Abort { upload } => self.upload(step, client, *upload).await,
+        }
+    }
+
+    /// Record `action` around what carries it out.
+    async fn record(&self, step: &Step, at: Place, action: Action, carried_out: impl Future<Output = Reply>) -> Reply {
+        let (bucket, key) = names(step, at);
+        self.record_in(step, &bucket, &key, action, carried_out).await
+    }
+
+    async fn record_in(&self, step: &Step, bucket: &str, key: &str, action: Action, carried_out: impl Future<Output = Reply>) -> Reply {
+        let begun = self.work.recorder.begin(step.client_name(), bucket, key, action);
+        let reply = carried_out.await;
+        self.work.recorder.end(begun, reply.clone());
+        reply
+    }
+
+    async fn put(&mut self, step: &Step, client: &Client, at: Place, action: Action) {
+        let (bucket, key) = names(step, at);
+        let work = self.work.clone();
+        let reply = self.record(step, at, action.clone(), objects::put(client, &work.values, &bucket, &key, &action)).await;
+        match (&action, reply.outcome) {
+            (Action::Put(value) | Action::PutIfAbsent(value) | Action::PutIfMatches { value, .. }, Outcome::Done) => {
+                let etag = work.values.etag(*value).expect("made known before it was sent");
+                self.known.insert((step.workload, at), (*value, etag));
+            }
+            // What nobody knows is not expected.
+            _ => {
+                self.known.remove(&(step.workload, at));
+            }
+        }
+    }
+
+    async fn get(&mut self, step: &Step, client: &Client, at: Place, range: Option<Range>) {
+        let (bucket, key) = names(step, at);
+        let work = self.work.clone();
+        self.read(step, at, Action::Get, objects::get(client, &work.values, &bucket, &key, range)).await;
+    }
+
+    /// Record a read, and learn from it.
+    async fn read(&mut self, step: &Step, at: Place, action: Action, reading: impl Future<Output = (Reply, String)>) {
+        let mut etag = String::new();
+        let told = async {
+            let (reply, shown) = reading.await;
+            etag = shown;
+            reply
+        };
+        let reply = self.record(step, at, action, told).await;
+        match reply.outcome {
+            Outcome::Read(Seen::Value(value)) => {
+                self.known.insert((step.workload, at), (value, etag));
+            }
+            Outcome::Read(_) => {
+                self.known.remove(&(step.workload, at));
+            }
+            _ => {}
+        }
+    }
+
+    async fn list(&self, step: &Step, client: &Client, planned: &PlannedList) {
+        let first = List {
+            listing: step.name(),
+            kind: if planned.first_version { ListKind::V1 } else { ListKind::V2 },
+            prefix: planned.prefix.clone(),
+            delimiter: planned.delimiter.clone(),
+            after: planned.after.clone().map_or(After::Start, After::Key),
+            keys_max: Some(planned.keys_max),
+        };
+        // What a page showed, or why it did not, is in the history.
+        let _ = listing::list(&self.work, step.client_name(), client, &bucket_name(step.workload, planned.bucket), first).await;
+    }
+
+    async fn copy(&mut self, step: &Step, client: &Client, from: Place, to: Place) {
+        let ((bucket, from_key), (_, key)) = (names(step, from), names(step, to));
+        let action = Action::Copy(Source { bucket: bucket.clone(), key: from_key.clone() });
+        let work = self.work.clone();
+        self.record(step, to, action, objects::copy(client, &work.values, &bucket, &from_key, &key, step.name())).await;
+        // Its ETag there is another one if it was composed: the next read shows it.
+        self.known.remove(&(step.workload, to));
+    }
+
+    async fn bucket(&self, step: &Step, client: &Client, bucket: u32, action: Action) {
+        let name = bucket_name(step.workload, bucket);
+        let create = action == Action::CreateBucket;
+        let carried_out = async {
+            let done = if create { client.create_bucket(&name).await } else { client.delete_bucket(&name).await };
+            done.map_or_else(|error| super::answer::failed(&error), |()| Outcome::Done).into()
+        };
+        self.record_in(step, &name, "", action, carried_out).await;
+    }
+
+    async fn rude(&mut self, step: &Step, client: &Client, manner: Rudeness, at: Place, value: Value) {
+        let (bucket, key) = names(step, at);
+        let work = self.work.clone();
+        match manner {
+            Rudeness::Garbage => rude::garbage(client, value).await,
+            Rudeness::HangUp => {
+                self.record(step, at, Action::Get, rude::hang_up(client, &bucket, &key)).await;
+            }
+            _ => {
+                self.record(step, at, Action::Put(value), rude::put(client, &work.values, &bucket, &key, value, manner)).await;
+                self.known.remove(&(step.workload, at));
+            }
+        }
+    }
+
+    /// A step of an upload that was begun; without one there is nothing to do.
+    async fn upload(&mut self, step: &Step, client: &Client, name: UploadName) {
+        let work = self.work.clone();
+        let Some(upload) = work.uploads.find(step, name) else { return };
+        match &step.action {
+            PlannedAction::UploadPart { part, bytes, .. } => {
+                let value = step.value(*bytes);
+                let sending = uploads::upload_part(client, &work.values, &upload, *part, value);
+                self.send_part(step, &upload, *part, value, sending).await;
+            }
+            PlannedAction::CopyPart { part, from, start_per_mille, bytes, .. } => {
+                let Some((source, etag)) = self.known.get(&(step.workload, *from)).cloned() else { return };
+                let first = source.bytes / 1000 * u64::from(*start_per_mille);
+                let value = step.value((source.bytes - first).min(*bytes));
+                if value.bytes == 0 {
+                    return;
+                }
+                work.values.add_as(value, work.values.slice(source, first, value.bytes));
+                let (bucket, key) = names(step, *from);
+                let range = (value.bytes < source.bytes).then(|| (first, first + value.bytes - 1));
+                let copied = CopiedRange { bucket: &bucket, key: &key, etag: &etag, range };
+                let sending = uploads::copy_part(client, &work.values, &upload, *part, copied, value);
+                self.send_part(step, &upload, *part, value, sending).await;
+            }
+            PlannedAction::Complete { naming, .. } => {
+                let strange = step.value(100);
+                work.values.add(strange);
+                if let Some(parts) = upload.named(*naming, strange) {
+                    self.complete(step, client, &upload, parts).await;
+                }
+            }
+            PlannedAction::CompleteAgain { .. } => {
+                if let Some(parts) = upload.in_doubt() {
+                    self.complete(step, client, &upload, parts).await;
+                }
+            }
+            PlannedAction::Abort { .. } => {
+                let action = Action::Abort { upload: upload.id.clone() };
+                self.record_in(step, &upload.bucket, &upload.key, action, uploads::abort(client, &upload)).await;
+            }
+            other => unreachable!("{other:?} is not of an upload"),
+        }
+    }
+
+    async fn send_part(&self, step: &Step, upload: &Upload, number: u16, value: Value, sending: impl Future<Output = Reply>) {
+        let action = Action::UploadPart { upload: upload.id.clone(), number, value };
+        let reply = self.record_in(step, &upload.bucket, &upload.key, action, sending).await;
+        if reply.outcome == Outcome::Done {
+            self.work.uploads.add_part(upload, number, value);
+        }
+    }
+
+    async fn complete(&self, step: &Step, client: &Client, upload: &Upload, parts: Vec<Part>) {
+        let completing = uploads::complete(client, &self.work.values, upload, &parts);
+        let reply = self.record_in(step, &upload.bucket, &upload.key, uploads::completing(upload, &parts), completing).await;
+        self.work.uploads.completed(upload, &parts, &reply.outcome);
+    }
+}
+
+fn names(step: &Step, at: Place) -> (String, String) {
+    (bucket_name(step.workload, at.0), key_name(at.1))
+}
