@@ -1,12 +1,12 @@
 //! One run: build the cluster, let clients work while the plan's faults strike, heal, read everything back, judge.
 
 use crate::cluster::{Cluster, Shape, client_address};
-use crate::judge::{Judge, ReadBack};
+use crate::judge::Judge;
 use crate::plan::{Plan, Planned};
 use jepsen_like::history::Recorder;
-use jepsen_like::s3::{Client, List, ListKind};
+use jepsen_like::s3::Client;
 use jepsen_like::scenario::{Fault, Scenario};
-use jepsen_like::workload;
+use jepsen_like::workload::{self, Work};
 use runtime::side::{self, Machine};
 use runtime::task;
 use runtime::time::{self, Instant};
@@ -14,13 +14,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-const BUCKET: &str = "simulated";
 /// Simulated time in which a new cluster must serve.
 const START_MAX: Duration = Duration::from_secs(60);
 /// Simulated time after the last fault in which everything must be readable.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
-/// Small, so that a listing has several pages.
-const LIST_PAGE_KEYS: u32 = 7;
 
 /// What a run found.
 #[derive(Debug, Default)]
@@ -40,33 +37,24 @@ pub async fn run(scenario: Scenario, plan: Plan) -> Report {
     let clients_machine = Machine::start("clients", client_address(0), Vec::new(), std::future::pending::<()>);
     let clients: Vec<Client> = (0..cluster.machines.len()).map(|index| cluster.client(index)).collect();
 
-    let (first, deadline) = (clients[0].clone(), began + START_MAX);
-    if let Err(reason) = clients_machine.spawn(create_bucket(first, deadline)).await {
+    let creating = create_buckets(clients[0].clone(), workload::buckets(&scenario), began + START_MAX);
+    if let Err(reason) = clients_machine.spawn(creating).await {
         report.violations.push(format!("a cluster without faults does not serve within {} s: {reason}", START_MAX.as_secs()));
         return report;
     }
 
     let judge = Judge::new(&scenario, cluster.clone());
     let recorder = Arc::new(Recorder::new());
+    let work = Work::new(&clients, recorder.clone());
     let working = {
-        let (scenario, clients, recorder, seed) = (scenario.clone(), clients.clone(), recorder.clone(), plan.seed);
-        clients_machine.spawn(async move {
-            let work = scenario.workloads.iter().map(|workload| workload::put_get_delete(workload, &clients, BUCKET, seed, &recorder));
-            futures::future::join_all(work).await;
-        })
+        let (work, steps) = (work.clone(), workload::draw(&scenario, plan.seed));
+        let untils: Vec<Duration> = scenario.workloads.iter().map(|workload| workload.until).collect();
+        clients_machine.spawn(async move { work.run(steps, &untils).await })
     };
     strike(&cluster, &plan, time::now()).await;
     working.await;
 
-    let keys = scenario.workloads.iter().map(|workload| workload.keys).max().unwrap_or(0);
-    let read_back = {
-        let (clients, recorder) = (clients.clone(), recorder.clone());
-        let reading = async move {
-            let finals = workload::read_all(keys, &clients, BUCKET, SETTLE_MAX, &recorder).await;
-            ReadBack { bucket: BUCKET.to_owned(), finals, listed: list_all(&clients[1 % clients.len()]).await }
-        };
-        clients_machine.spawn(reading).await
-    };
+    let read_back = clients_machine.spawn(async move { work.read_all(SETTLE_MAX).await }).await;
     let history = recorder.history();
     report.violations.extend(judge.end(&history, &read_back).await);
     report.tally = history.tally();
@@ -74,30 +62,19 @@ pub async fn run(scenario: Scenario, plan: Plan) -> Report {
     report
 }
 
-async fn create_bucket(client: Client, deadline: Instant) -> Result<(), String> {
-    loop {
-        match client.create_bucket(BUCKET).await {
-            Ok(()) => return Ok(()),
-            // An earlier attempt's reply was lost.
-            Err(error) if error.code() == Some("BucketAlreadyOwnedByYou") => return Ok(()),
-            Err(error) if time::now() >= deadline => return Err(error.to_string()),
-            Err(_) => time::sleep(Duration::from_millis(200)).await,
+async fn create_buckets(client: Client, buckets: Vec<String>, deadline: Instant) -> Result<(), String> {
+    for bucket in buckets {
+        loop {
+            match client.create_bucket(&bucket).await {
+                Ok(()) => break,
+                // An earlier attempt's reply was lost.
+                Err(error) if error.code() == Some("BucketAlreadyOwnedByYou") => break,
+                Err(error) if time::now() >= deadline => return Err(error.to_string()),
+                Err(_) => time::sleep(Duration::from_millis(200)).await,
+            }
         }
     }
-}
-
-/// All keys, page by page.
-async fn list_all(client: &Client) -> Result<Vec<String>, String> {
-    let mut keys = Vec::new();
-    let mut list = List { keys_max: Some(LIST_PAGE_KEYS), ..List::default() };
-    loop {
-        let page = client.list(BUCKET, ListKind::V2, &list).await.map_err(|error| error.to_string())?;
-        keys.extend(page.objects.into_iter().map(|row| row.key));
-        if !page.truncated {
-            return Ok(keys);
-        }
-        list.token = page.next;
-    }
+    Ok(())
 }
 
 /// Let the plan's faults strike, each healed after its time; returns when all are healed.

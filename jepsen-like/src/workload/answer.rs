@@ -9,6 +9,9 @@ use crate::s3::{self, Client, Error, REPLY_BYTES_MAX, Request};
 /// The revision that a reply saw or made, see [`crate::history::Operation::revision`].
 const REVISION_HEADER: &str = "x-keepstone-revision";
 
+/// What outcomes begin with of requests that were never sent: the gateway accepts no connection.
+pub(super) const UNSENT: &str = "not sent: ";
+
 /// A whole reply, or why there is none, and the revision that it named.
 pub(super) struct Answer {
     pub result: Result<(HeaderMap, Bytes), Error>,
@@ -53,6 +56,7 @@ pub(super) fn failed(error: &Error) -> Outcome {
     // Codes, not whole messages: tallies should stay short.
     let reason = match error {
         Error::Refused { status, code, .. } => format!("{status} {code}"),
+        Error::Unsent(reason) => format!("{UNSENT}{reason}"),
         other => other.to_string(),
     };
     if !error.is_certainly_not_done() {

@@ -12,7 +12,7 @@ pub(super) const RACED_BUCKETS: u32 = 3;
 const PART_BYTES_MIN: u64 = 5 << 20;
 /// Up to this length, different values may have the same bytes, and so the same ETag. Where values are told by ETags
 /// alone, in uploads and copies, none is so short.
-const TINY_BYTES: u64 = 16;
+pub(super) const TINY_BYTES: u64 = 16;
 
 /// What the clients of `scenario` do under `seed`, in the order of their times.
 pub fn draw(scenario: &Scenario, seed: u64) -> Vec<Step> {

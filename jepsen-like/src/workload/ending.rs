@@ -19,12 +19,12 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PAGE_KEYS: u32 = 7;
 
 /// A bucket as it stands.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Standing {
     /// What each key that anybody ever used gave.
     pub finals: BTreeMap<String, Final>,
     /// All keys that a listing shows, or why there is none.
-    pub listed: Option<Result<Vec<String>, String>>,
+    pub listed: Result<Vec<String>, String>,
 }
 
 impl Work {
@@ -45,7 +45,7 @@ impl Work {
                 let found = self.read_one(&bucket, &key, attempt, deadline).await;
                 finals.insert(key, found);
             }
-            let listed = Some(self.list_one(&bucket, number, deadline).await);
+            let listed = self.list_one(&bucket, number, deadline).await;
             standing.insert(bucket, Standing { finals, listed });
         }
         standing

@@ -1,7 +1,7 @@
 //! Clients at work. What they do is drawn before the run and is data ([`Step`]); every operation is recorded before it
 //! is sent and after it is answered.
 //!
-//! Every value that is written has bytes of its own, and is known by its ETag before it is sent ([`values`]): whatever a
+//! Every value that is written has bytes of its own, and is known by its ETag before it is sent (`values.rs`): whatever a
 //! reply shows is compared byte for byte, and an ETag that nobody made is a wrong reply.
 
 mod answer;

@@ -24,6 +24,8 @@ struct Known {
     sums: BTreeMap<Value, [u8; 16]>,
     /// `None`: values with the same bytes, which it cannot tell apart.
     by_etag: BTreeMap<String, Option<Value>>,
+    /// Slices by their bytes: whoever copies the same range has the same value.
+    slices: BTreeMap<[u8; 16], Value>,
 }
 
 impl Values {
@@ -38,24 +40,38 @@ impl Values {
         etag
     }
 
-    /// Make `value` known as these bytes.
-    pub fn add_as(&self, value: Value, contents: Vec<Content>) -> String {
-        self.known.lock().expect("nothing panics under it").contents.insert(value, contents);
-        self.add(value)
+    /// Make bytes `from..from + length` of `source` known as a part of an upload: as `name`, unless they are known.
+    pub fn add_slice(&self, name: u64, source: Value, from: u64, length: u64) -> Value {
+        let contents = self.slice(source, from, length);
+        let sum = sum(&contents);
+        let mut known = self.known.lock().expect("nothing panics under it");
+        if let Some(value) = known.slices.get(&sum) {
+            return *value;
+        }
+        let value = Value { id: name, bytes: length };
+        known.slices.insert(sum, value);
+        known.sums.insert(value, sum);
+        known.contents.insert(value, contents);
+        value
     }
 
     /// Make known what an upload completed with `parts`, each of them known, is: the value, and its ETag.
     pub fn compose(&self, parts: &[Value]) -> (Value, String) {
         let value = Value::composed(parts.iter().copied());
-        // A copy of it is put in one piece and has the MD5 of its bytes as its ETag.
-        self.add_as(value, parts.iter().flat_map(|part| self.contents(*part)).collect());
+        let contents: Vec<Content> = parts.iter().flat_map(|part| self.contents(*part)).collect();
+        let sum = sum(&contents);
         let mut known = self.known.lock().expect("nothing panics under it");
         let mut sums = Md5::new();
         for part in parts {
             sums.update(known.sums.get(part).expect("parts are known"));
         }
         let etag = quoted(&format!("{}-{}", hex::encode(sums.finalize()), parts.len()));
+        known.contents.insert(value, contents);
+        known.sums.insert(value, sum);
         known.name(etag.clone(), value);
+        // A copy of it is put in one piece and has the MD5 of its bytes as its ETag. So has its only part, but no part
+        // is ever an object.
+        known.by_etag.insert(quoted(&hex::encode(sum)), Some(value));
         (value, etag)
     }
 
@@ -151,7 +167,17 @@ mod tests {
         assert_eq!(all.len(), 80);
         assert_eq!(bytes(values.slice(whole, 20, 40)), all[20..60]);
         assert_eq!(bytes(values.slice(whole, 30, 50)), all[30..]);
-        values.add_as(value(9, 40), values.slice(whole, 20, 40));
-        assert_eq!(bytes(values.contents(value(9, 40))), all[20..60]);
+    }
+
+    #[test]
+    fn the_same_slice_is_the_same_value_and_so_is_what_is_made_of_it_alone() {
+        let values = Values::default();
+        values.add(value(1, 100));
+        let slice = values.add_slice(9, value(1, 100), 20, 40);
+        assert_eq!((slice, values.add_slice(10, value(1, 100), 20, 40)), (value(9, 40), value(9, 40)));
+        assert_ne!(values.add_slice(11, value(1, 100), 21, 40), slice);
+        let (whole, _) = values.compose(&[slice]);
+        assert_eq!(values.named(&values.etag(slice).unwrap()), Some(Some(whole)));
+        assert_eq!(values.add_slice(12, whole, 0, 40), slice);
     }
 }

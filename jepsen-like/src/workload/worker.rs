@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use runtime::time::{self, Instant};
 
+use super::answer::UNSENT;
+use super::draw::TINY_BYTES;
 use super::listing;
 use super::objects::{self, Range};
 use super::rude;
@@ -17,6 +19,9 @@ use crate::s3::Client;
 
 /// Longest wait of a client for one reply; what takes longer has an unknown outcome.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A gateway that accepts no connection is left alone for so long by the client that noticed, which asks another.
+const SHUN: Duration = Duration::from_secs(1);
 
 /// What the clients of a run have in common.
 pub struct Work {
@@ -46,7 +51,7 @@ impl Work {
             .into_iter()
             .map(|((workload, _), steps)| {
                 let until = start + untils.get(workload as usize).copied().unwrap_or(Duration::MAX / 4);
-                let worker = Worker { work: self.clone(), known: BTreeMap::new() };
+                let worker = Worker { work: self.clone(), known: BTreeMap::new(), shunned: BTreeMap::new() };
                 runtime::task::spawn(worker.work(steps, start, until))
             })
             .collect();
@@ -66,6 +71,8 @@ struct Worker {
     work: Arc<Work>,
     /// What it last knew of a key, with the ETag that it has there.
     known: BTreeMap<(u32, Place), (Value, String)>,
+    /// Gateways that accepted no connection, and until when they are left alone.
+    shunned: BTreeMap<usize, Instant>,
 }
 
 impl Worker {
@@ -81,7 +88,7 @@ impl Worker {
 
     async fn perform(&mut self, step: &Step) {
         let work = self.work.clone();
-        let client = work.client(step.endpoint as usize);
+        let client = work.client(self.endpoint(step));
         match &step.action {
             PlannedAction::Put { at, bytes } => self.put(step, client, *at, Action::Put(step.value(*bytes))).await,
             PlannedAction::PutIfAbsent { at, bytes } => self.put(step, client, *at, Action::PutIfAbsent(step.value(*bytes))).await,
@@ -127,15 +134,27 @@ impl Worker {
         }
     }
 
+    /// The gateway of `step`, or the next one that is not shunned; its own if all are.
+    fn endpoint(&self, step: &Step) -> usize {
+        let (count, now) = (self.work.clients.len(), time::now());
+        let own = step.endpoint as usize % count;
+        let open = |endpoint: &usize| self.shunned.get(endpoint).is_none_or(|until| *until <= now);
+        (own..own + count).map(|endpoint| endpoint % count).find(open).unwrap_or(own)
+    }
+
     /// Record `action` around what carries it out.
-    async fn record(&self, step: &Step, at: Place, action: Action, carried_out: impl Future<Output = Reply>) -> Reply {
+    async fn record(&mut self, step: &Step, at: Place, action: Action, carried_out: impl Future<Output = Reply>) -> Reply {
         let (bucket, key) = names(step, at);
         self.record_in(step, &bucket, &key, action, carried_out).await
     }
 
-    async fn record_in(&self, step: &Step, bucket: &str, key: &str, action: Action, carried_out: impl Future<Output = Reply>) -> Reply {
+    async fn record_in(&mut self, step: &Step, bucket: &str, key: &str, action: Action, carried_out: impl Future<Output = Reply>) -> Reply {
+        let endpoint = self.endpoint(step);
         let begun = self.work.recorder.begin(step.client_name(), bucket, key, action);
         let reply = carried_out.await;
+        if matches!(&reply.outcome, Outcome::NotDone(reason) if reason.starts_with(UNSENT)) {
+            self.shunned.insert(endpoint, time::now() + SHUN);
+        }
         self.work.recorder.end(begun, reply.clone());
         reply
     }
@@ -204,7 +223,7 @@ impl Worker {
         self.known.remove(&(step.workload, to));
     }
 
-    async fn bucket(&self, step: &Step, client: &Client, bucket: u32, action: Action) {
+    async fn bucket(&mut self, step: &Step, client: &Client, bucket: u32, action: Action) {
         let name = bucket_name(step.workload, bucket);
         let create = action == Action::CreateBucket;
         let carried_out = async {
@@ -242,13 +261,15 @@ impl Worker {
             PlannedAction::CopyPart { part, from, start_per_mille, bytes, .. } => {
                 let Some((source, etag)) = self.known.get(&(step.workload, *from)).cloned() else { return };
                 let first = source.bytes / 1000 * u64::from(*start_per_mille);
-                let value = step.value((source.bytes - first).min(*bytes));
-                if value.bytes == 0 {
+                let length = (source.bytes - first).min(*bytes);
+                // All of an object that was put in one piece would be a part that no ETag tells from that object.
+                let length = if length == source.bytes && !source.is_composed() { length - 1 } else { length };
+                if length <= TINY_BYTES {
                     return;
                 }
-                work.values.add_as(value, work.values.slice(source, first, value.bytes));
+                let value = work.values.add_slice(step.name(), source, first, length);
                 let (bucket, key) = names(step, *from);
-                let range = (value.bytes < source.bytes).then(|| (first, first + value.bytes - 1));
+                let range = (length < source.bytes).then(|| (first, first + length - 1));
                 let copied = CopiedRange { bucket: &bucket, key: &key, etag: &etag, range };
                 let sending = uploads::copy_part(client, &work.values, &upload, *part, copied, value);
                 self.send_part(step, &upload, *part, value, sending).await;
@@ -273,7 +294,7 @@ impl Worker {
         }
     }
 
-    async fn send_part(&self, step: &Step, upload: &Upload, number: u16, value: Value, sending: impl Future<Output = Reply>) {
+    async fn send_part(&mut self, step: &Step, upload: &Upload, number: u16, value: Value, sending: impl Future<Output = Reply>) {
         let action = Action::UploadPart { upload: upload.id.clone(), number, value };
         let reply = self.record_in(step, &upload.bucket, &upload.key, action, sending).await;
         if reply.outcome == Outcome::Done {
@@ -281,10 +302,11 @@ impl Worker {
         }
     }
 
-    async fn complete(&self, step: &Step, client: &Client, upload: &Upload, parts: Vec<Part>) {
-        let completing = uploads::complete(client, &self.work.values, upload, &parts);
+    async fn complete(&mut self, step: &Step, client: &Client, upload: &Upload, parts: Vec<Part>) {
+        let work = self.work.clone();
+        let completing = uploads::complete(client, &work.values, upload, &parts);
         let reply = self.record_in(step, &upload.bucket, &upload.key, uploads::completing(upload, &parts), completing).await;
-        self.work.uploads.completed(upload, &parts, &reply.outcome);
+        work.uploads.completed(upload, &parts, &reply.outcome);
     }
 }
 

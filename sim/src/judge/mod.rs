@@ -7,21 +7,12 @@ mod replicas;
 pub use panics::watch_panics;
 
 use crate::cluster::Cluster;
-use jepsen_like::check::{self, Final, Violation};
+use jepsen_like::check::{self, Violation};
 use jepsen_like::history::History;
 use jepsen_like::scenario::Scenario;
+use jepsen_like::workload::Standing;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// What was read through the gateways after the last fault was healed.
-pub struct ReadBack {
-    /// The bucket of the workloads.
-    pub bucket: String,
-    /// Every key of the workloads.
-    pub finals: BTreeMap<String, Final>,
-    /// All keys as listed page by page, or why there is no list.
-    pub listed: Result<Vec<String>, String>,
-}
 
 /// Judges one run.
 pub struct Judge {
@@ -35,8 +26,8 @@ impl Judge {
         Judge { scenario: scenario.clone(), cluster }
     }
 
-    /// The run is over, all is healed and read back: everything that is wrong.
-    pub async fn end(&self, history: &History, read_back: &ReadBack) -> Vec<String> {
+    /// The run is over, all is healed, and each bucket was read back: everything that is wrong.
+    pub async fn end(&self, history: &History, read_back: &BTreeMap<String, Standing>) -> Vec<String> {
         let mut found = self.judge_history(history, read_back);
         found.extend(replicas::compare(&self.cluster).await);
         found.extend(panics::take().into_iter().map(|panic| format!("a task panicked: {panic}")));
@@ -44,12 +35,14 @@ impl Judge {
     }
 
     /// What the clients saw.
-    fn judge_history(&self, history: &History, read_back: &ReadBack) -> Vec<String> {
-        let mut violations: Vec<Violation> = check::read_back(history, &read_back.bucket, &read_back.finals);
-        let mut found = Vec::new();
-        match &read_back.listed {
-            Ok(listed) => violations.extend(check::listing(&read_back.finals, listed)),
-            Err(error) => found.push(format!("no listing at the end: {error}")),
+    fn judge_history(&self, history: &History, read_back: &BTreeMap<String, Standing>) -> Vec<String> {
+        let (mut violations, mut found): (Vec<Violation>, Vec<String>) = (Vec::new(), Vec::new());
+        for (bucket, Standing { finals, listed }) in read_back {
+            violations.extend(check::read_back(history, bucket, finals));
+            match listed {
+                Ok(listed) => violations.extend(check::listing(finals, listed)),
+                Err(error) => found.push(format!("no listing of {bucket} at the end: {error}")),
+            }
         }
         if self.scenario.expect.linearizable {
             violations.extend(check::linearizable(history));
