@@ -143,9 +143,16 @@ impl<'a> Drawing<'a> {
         match self.draws.below(20) {
             0..=5 => self.list(0),
             6..=11 => PlannedAction::Put { at, bytes: self.bytes() },
-            12..=16 => PlannedAction::Delete(at),
+            12..=15 => PlannedAction::Delete(at),
+            16 => self.delete_many(),
             _ => PlannedAction::Get(at),
         }
+    }
+
+    fn delete_many(&mut self) -> PlannedAction {
+        let count = self.draws.between(1, 8);
+        let places: std::collections::BTreeSet<Place> = (0..count).map(|_| self.place()).collect();
+        PlannedAction::DeleteMany(places.into_iter().collect())
     }
 
     /// Of any prefix that keys have, in small pages as in large ones.
@@ -349,7 +356,7 @@ mod tests {
             holds(&rude, &serde_json::to_string(&manner).unwrap());
         }
         let lists = drawn("list", 0..1);
-        for what in ["\"v1\":true", "\"d\":\"/\"", "\"a\":", "\"m\":1}"] {
+        for what in ["delete_many", "\"v1\":true", "\"d\":\"/\"", "\"a\":", "\"m\":1}"] {
             holds(&lists, what);
         }
         for what in ["create_bucket", "delete_bucket", "\"k\":[2,"] {

@@ -71,6 +71,20 @@ pub(super) async fn delete(client: &Client, bucket: &str, key: &str) -> Reply {
     ask(client, &Request::object("DELETE", bucket, key)).await.told(|_, _| Outcome::Done)
 }
 
+/// DeleteObjects: what became of each key.
+pub(super) async fn delete_many(client: &Client, bucket: &str, keys: &[String]) -> Vec<Outcome> {
+    let refusals = match client.delete_objects(bucket, keys).await {
+        Ok(refusals) => refusals,
+        Err(error) => return vec![failed(&error); keys.len()],
+    };
+    let outcome = |key: &String| match refusals.iter().find(|(refused, _)| refused == key) {
+        None => Outcome::Done,
+        // The reply does not say whether it is refused, or failed half way.
+        Some((_, code)) => Outcome::Unknown(format!("DeleteObjects: {code}")),
+    };
+    keys.iter().map(outcome).collect()
+}
+
 /// GET, of all or of a range; every byte is compared. Also the ETag that was shown.
 pub(super) async fn get(client: &Client, values: &Values, bucket: &str, key: &str, range: Option<Range>) -> (Reply, String) {
     let mut request = Request::object("GET", bucket, key);

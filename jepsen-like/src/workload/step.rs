@@ -59,6 +59,8 @@ pub enum PlannedAction {
         bytes: u64,
     },
     Delete(Place),
+    /// DeleteObjects of different keys of one bucket; in the history a delete of each.
+    DeleteMany(Vec<Place>),
     Get(Place),
     /// The last bytes, or all from byte number `bytes` on, counted from 1.
     GetRange {

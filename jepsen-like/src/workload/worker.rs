@@ -79,6 +79,9 @@ impl Worker {
     async fn work(mut self, steps: Vec<Step>, start: Instant, until: Instant) {
         for step in steps {
             time::sleep_until(start + Duration::from_micros(step.at_us)).await;
+            if let Some(open) = self.next_open() {
+                time::sleep_until(open).await;
+            }
             if time::now() >= until {
                 return;
             }
@@ -105,6 +108,7 @@ impl Worker {
                 self.record(step, *at, Action::Delete, objects::delete(client, &bucket, &key)).await;
                 self.known.remove(&(step.workload, *at));
             }
+            PlannedAction::DeleteMany(places) => self.delete_many(step, client, places).await,
             PlannedAction::Get(at) => self.get(step, client, *at, None).await,
             PlannedAction::GetRange { at, from_end, bytes } => {
                 self.get(step, client, *at, Some(Range { from_end: *from_end, bytes: *bytes })).await;
@@ -132,6 +136,12 @@ impl Worker {
             | PlannedAction::CompleteAgain { upload }
             | PlannedAction::Abort { upload } => self.upload(step, client, *upload).await,
         }
+    }
+
+    /// When the next gateway is asked again, if all are shunned: steps are not wasted on them.
+    fn next_open(&self) -> Option<Instant> {
+        let all = self.shunned.len() == self.work.clients.len();
+        self.shunned.values().min().copied().filter(|_| all)
     }
 
     /// The gateway of `step`, or the next one that is not shunned; its own if all are.
@@ -172,6 +182,20 @@ impl Worker {
             _ => {
                 self.known.remove(&(step.workload, at));
             }
+        }
+    }
+
+    /// One request, and an operation for each key: they are done or not independently of one another.
+    async fn delete_many(&mut self, step: &Step, client: &Client, places: &[Place]) {
+        let Some(Place(bucket, _)) = places.first() else { return };
+        let bucket = bucket_name(step.workload, *bucket);
+        let keys: Vec<String> = places.iter().map(|at| key_name(at.1)).collect();
+        let begin = |key: &String| self.work.recorder.begin(step.client_name(), &bucket, key, Action::Delete);
+        let begun: Vec<_> = keys.iter().map(begin).collect();
+        let outcomes = objects::delete_many(client, &bucket, &keys).await;
+        for ((begun, outcome), at) in begun.into_iter().zip(outcomes).zip(places) {
+            self.work.recorder.end(begun, outcome);
+            self.known.remove(&(step.workload, *at));
         }
     }
 
