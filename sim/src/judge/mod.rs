@@ -47,6 +47,9 @@ impl Judge {
         if self.scenario.expect.linearizable {
             violations.extend(check::linearizable(history));
         }
+        if self.scenario.expect.listings_complete {
+            violations.extend(check::listings(history));
+        }
         found.extend(violations.iter().map(ToString::to_string));
         found
     }
