@@ -3,11 +3,10 @@
 //!
 //! Invariant: monotonic time of a machine never goes back, whatever is set.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -36,9 +35,12 @@ struct Running {
     stands_at_ms: Option<u64>,
 }
 
-static CLOCKS: Mutex<BTreeMap<u64, Running>> = Mutex::new(BTreeMap::new());
-/// Whether any clock was ever set: asking for the time must stay cheap.
-static ANY_SET: AtomicBool = AtomicBool::new(false);
+thread_local! {
+    /// Clocks that were ever set, by machine. A simulation is one thread.
+    static CLOCKS: RefCell<BTreeMap<u64, Running>> = const { RefCell::new(BTreeMap::new()) };
+    /// Whether there are any: asking for the time must stay cheap.
+    static ANY_SET: Cell<bool> = const { Cell::new(false) };
+}
 
 /// The simulation's time, if there is one.
 pub(super) fn true_now() -> Option<Instant> {
@@ -92,32 +94,33 @@ fn true_wall_ms() -> u64 {
 pub(super) fn set(machine: u64, clock: Clock) {
     assert!(clock.drift_ppm.abs() <= DRIFT_PPM_MAX, "a clock drifts by {DRIFT_PPM_MAX} millionths at most");
     let now = simulated_now();
-    let mut clocks = CLOCKS.lock().expect("nothing panics under this lock");
-    let running = clocks.entry(machine).or_insert_with(|| Running::right(now));
-    let stands_at_ms = if !clock.frozen {
-        None
-    } else if clock.offset_ms != running.clock.offset_ms {
-        // It jumps, and stands there.
-        let jumped = Running { clock, since: now, local: running.local(now), stands_at_ms: None };
-        Some(jumped.wall_ms(now))
-    } else {
-        Some(running.wall_ms(now))
-    };
-    *running = Running { clock, since: now, local: running.local(now), stands_at_ms };
-    ANY_SET.store(true, Ordering::Relaxed);
+    CLOCKS.with_borrow_mut(|clocks| {
+        let running = clocks.entry(machine).or_insert_with(|| Running::right(now));
+        let local = running.local(now);
+        let stands_at_ms = if !clock.frozen {
+            None
+        } else if clock.offset_ms == running.clock.offset_ms {
+            Some(running.wall_ms(now))
+        } else {
+            // It jumps, and stands there.
+            Some(Running { clock, since: now, local, stands_at_ms: None }.wall_ms(now))
+        };
+        *running = Running { clock, since: now, local, stands_at_ms };
+    });
+    ANY_SET.set(true);
 }
 
 /// The clock of a machine as it was set last.
 pub(super) fn of(machine: u64) -> Clock {
-    CLOCKS.lock().expect("nothing panics under this lock").get(&machine).map(|running| running.clock).unwrap_or_default()
+    CLOCKS.with_borrow(|clocks| clocks.get(&machine).map(|running| running.clock).unwrap_or_default())
 }
 
 /// Look at the present machine's clock; `None` if it is right.
 fn with<T>(look: impl FnOnce(&Running) -> T) -> Option<T> {
-    if !ANY_SET.load(Ordering::Relaxed) {
+    if !ANY_SET.get() {
         return None;
     }
-    CLOCKS.lock().expect("nothing panics under this lock").get(&super::machine_or_simulator()).map(look)
+    CLOCKS.with_borrow(|clocks| clocks.get(&super::machine_or_simulator()).map(look))
 }
 
 pub(crate) fn wall_ms() -> u64 {

@@ -53,6 +53,8 @@ struct Before {
     page: Option<Page>,
     /// One bit for each sector that changed.
     sectors: u8,
+    /// The page before it was last written to, and what had changed by then: the system may have written that already.
+    between: Option<(Page, u8)>,
 }
 
 #[derive(Clone)]
@@ -283,7 +285,10 @@ impl Content {
     fn change(&mut self, range: Range<u64>, mut act: impl FnMut(&mut Option<Page>, Range<usize>, Range<usize>)) {
         each_page(range, |number, within, part| {
             let mut page = self.pages.remove(&number);
-            let before = self.before.entry(number).or_insert_with(|| Before { page: page.clone(), sectors: 0 });
+            let before = self.before.entry(number).or_insert_with(|| Before { page: page.clone(), sectors: 0, between: None });
+            if before.sectors != 0 {
+                before.between = Some((page.clone().unwrap_or_default(), before.sectors));
+            }
             for sector in within.start as u64 / SECTOR_BYTES..(within.end as u64).div_ceil(SECTOR_BYTES) {
                 before.sectors |= 1 << sector;
             }
@@ -339,6 +344,7 @@ impl Content {
                 continue;
             }
             // Written to again meanwhile.
+            before.between = None;
             let mut durable = before.page.take().unwrap_or_default();
             for sector in (0..SECTORS_PER_PAGE).filter(|sector| synced & 1 << sector != 0) {
                 let within = (sector * SECTOR_BYTES) as usize..((sector + 1) * SECTOR_BYTES) as usize;
@@ -386,6 +392,13 @@ impl Content {
                     continue;
                 }
                 let within = (sector * SECTOR_BYTES) as usize..((sector + 1) * SECTOR_BYTES) as usize;
+                let between = before.between.as_ref().filter(|(_, changed)| cut.tears() && changed & 1 << sector != 0);
+                if let Some((between, _)) = between
+                    && random.random()
+                {
+                    page.get_or_insert_default().write(within.clone(), &between.bytes()[within]);
+                    continue;
+                }
                 match (&before.page, &mut page) {
                     (None, None) => {}
                     (None, Some(page)) => page.clear(within),

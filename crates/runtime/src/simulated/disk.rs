@@ -209,7 +209,7 @@ impl Mount {
         super::note(what, &event);
     }
 
-    /// Its process is no more: what has not begun never will.
+    /// Its tasks are being killed: jobs that have not begun never will.
     pub fn abandon_jobs(&self) {
         let waiting = std::mem::take(&mut self.threads().waiting);
         drop(waiting);

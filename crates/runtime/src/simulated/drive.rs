@@ -170,13 +170,14 @@ impl SimDrive {
         self.end_mounts(|_| true);
     }
 
-    /// As [`SimDrive::process_ended`], for those of one machine.
+    /// As [`SimDrive::process_ended`], for the process of one machine, whose tasks are being killed.
     pub(super) fn process_ended_on(&self, machine: u64) {
         // What the simulator mounted on behalf of a machine belongs to whoever has the drive.
-        self.end_mounts(|of| of == machine || of == 0);
+        let ended = self.end_mounts(|of| of == machine || of == 0);
+        ended.iter().for_each(|mount| mount.abandon_jobs());
     }
 
-    fn end_mounts(&self, which: impl Fn(u64) -> bool) {
+    fn end_mounts(&self, which: impl Fn(u64) -> bool) -> Vec<Arc<Mount>> {
         let mut ended = Vec::new();
         {
             let mut state = self.state();
@@ -186,12 +187,8 @@ impl SimDrive {
                 state.platter.close_all(number);
             }
         }
-        for Live { mount, .. } in ended {
-            if let Some(mount) = mount.upgrade() {
-                mount.abandon_jobs();
-            }
-        }
         self.body.changed.notify_waiters();
+        ended.iter().filter_map(|live: &Live| live.mount.upgrade()).collect()
     }
 
     /// Power is lost: each unsynced sector and each unsynced change of a folder is kept or dropped.

@@ -15,6 +15,8 @@ use std::task::{Poll, Waker};
 /// What a job waits for.
 pub(super) type Wait = Pin<Box<dyn Future<Output = ()>>>;
 
+/// How soon a lock is looked at again that another simulation of this process may hold.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_micros(100);
 const STACK_BYTES: usize = 1 << 20;
 /// Stacks that are kept for the next jobs.
 const STACKS_MAX: usize = 64;
@@ -25,6 +27,8 @@ thread_local! {
     static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
     static LOCKS: RefCell<Vec<Parked>> = const { RefCell::new(Vec::new()) };
     static LAST_PARKED: Cell<u64> = const { Cell::new(0) };
+    /// Jobs that have not ended, those of killed machines included.
+    static UNFINISHED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// A job that has not ended.
@@ -37,6 +41,7 @@ impl Job {
     pub fn new(work: Box<dyn FnOnce() + Send>) -> Job {
         let stack = STACKS.with_borrow_mut(Vec::pop);
         let stack = stack.unwrap_or_else(|| DefaultStack::new(STACK_BYTES).expect("the system gives address space"));
+        UNFINISHED.set(UNFINISHED.get() + 1);
         let body = move |yielder: &Yielder<(), Wait>, ()| {
             RUNNING.set(yielder);
             work();
@@ -53,6 +58,7 @@ impl Job {
         match self.0.resume(()) {
             CoroutineResult::Yield(wait) => Some(wait),
             CoroutineResult::Return(()) => {
+                UNFINISHED.set(UNFINISHED.get() - 1);
                 // SAFETY: taken once, as nobody goes on after the end.
                 let ended = unsafe { ManuallyDrop::take(&mut self.0) };
                 STACKS.with_borrow_mut(|stacks| {
@@ -92,6 +98,11 @@ struct Parked {
     waker: Option<Waker>,
 }
 
+/// Whether a job may hold a lock.
+pub(super) fn any_unfinished() -> bool {
+    UNFINISHED.get() > 0
+}
+
 /// Wait in a job while `word` is `expected`, as the kernel's futex does. False outside of a job.
 pub(super) fn wait_for_lock(word: &AtomicU32, expected: u32) -> bool {
     if RUNNING.get().is_null() {
@@ -99,6 +110,11 @@ pub(super) fn wait_for_lock(word: &AtomicU32, expected: u32) -> bool {
     }
     if word.load(Ordering::SeqCst) != expected {
         return true;
+    }
+    if super::run::running() > 1 {
+        // Another simulation may hold it, and would wake nobody here: look again soon.
+        let soon = super::clock::true_now().expect("in a simulation") + LOOK_AGAIN;
+        return wait(super::clock::true_sleep_until(soon));
     }
     let number = LAST_PARKED.get() + 1;
     LAST_PARKED.set(number);

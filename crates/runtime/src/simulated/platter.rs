@@ -34,6 +34,10 @@ impl Cut {
         }
     }
 
+    pub(super) fn tears(self) -> bool {
+        matches!(self, Cut::Each(_))
+    }
+
     pub(super) fn keeps(self, random: &mut ChaCha12Rng) -> bool {
         match self {
             Cut::DropAll => false,
@@ -111,6 +115,16 @@ enum What {
     Create(String),
     Remove(String),
     Rename { from: String, to: String },
+}
+
+impl Change {
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let (one, other) = match &self.what {
+            What::Create(name) | What::Remove(name) => (name, None),
+            What::Rename { from, to } => (from, Some(to)),
+        };
+        std::iter::once(one).chain(other).map(String::as_str)
+    }
 }
 
 fn folder_of(name: &str) -> &str {
@@ -242,10 +256,29 @@ impl Platter {
     }
 
     pub fn end_sync_dir(&mut self, folder: &str, last: u64) {
-        let changes = std::mem::take(&mut self.changes);
-        let (synced, left) = changes.into_iter().partition(|change| change.folder == folder && change.number <= last);
+        self.make_durable_if(|change| change.folder == folder && change.number <= last);
+    }
+
+    /// Make the changes that `wanted` names durable, and the earlier ones of the same files and names, without which they could
+    /// not have happened: a file that was renamed away cannot be lost because another took its name.
+    fn make_durable_if(&mut self, mut wanted: impl FnMut(&Change) -> bool) {
+        let wanted: Vec<bool> = self.changes.iter().map(&mut wanted).collect();
+        let (mut files, mut names) = (BTreeSet::new(), BTreeSet::new());
+        let (mut durable, mut left) = (Vec::new(), Vec::new());
+        for (change, wanted) in std::mem::take(&mut self.changes).into_iter().zip(wanted).rev() {
+            let needed = files.contains(&change.file) || change.names().any(|name| names.contains(name));
+            if wanted || needed {
+                files.insert(change.file);
+                names.extend(change.names().map(str::to_string));
+                durable.push(change);
+            } else {
+                left.push(change);
+            }
+        }
+        left.reverse();
+        durable.reverse();
         self.changes = left;
-        self.make_durable(synced);
+        self.make_durable(durable);
     }
 
     fn make_durable(&mut self, changes: Vec<Change>) {
@@ -263,8 +296,6 @@ impl Platter {
                     if self.durable_names.get(&from) == Some(&file) {
                         self.durable_names.remove(&from);
                     }
-                    // The file has one name: its creation under the former one in another folder can no longer surface.
-                    self.changes.retain(|earlier| !matches!(&earlier.what, What::Create(name) if *name == from && earlier.file == file));
                     touched.extend(self.durable_names.insert(to, file));
                 }
             }
@@ -407,12 +438,8 @@ impl Platter {
             self.file(*file).handles.clear();
         }
         let cut = cut.unwrap_or_else(|| Cut::draw(random));
-        // Each is kept or lost before any is made durable: a rename's may take a creation's place.
-        for change in std::mem::take(&mut self.changes) {
-            if cut.keeps(random) {
-                self.make_durable(vec![change]);
-            }
-        }
+        self.make_durable_if(|_| cut.keeps(random));
+        self.changes.clear();
         self.names = self.durable_names.clone();
         self.forget_if_lost(files);
     }

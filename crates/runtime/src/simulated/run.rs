@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::net::{self, Link, SimNet};
@@ -23,6 +24,13 @@ impl Settings {
     }
 }
 
+/// Simulations that run in this process now: one, except in tests.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+pub(super) fn running() -> usize {
+    RUNNING.load(Ordering::Relaxed)
+}
+
 /// Run the future that `make` makes, as the simulator (machine 0), to its end. Once in a process: a second simulation
 /// would differ from the same one alone.
 pub fn run<M, F>(settings: Settings, make: M) -> F::Output
@@ -33,6 +41,7 @@ where
 {
     super::interpose::keep();
     // A fresh thread, as std seeds its hash maps per thread.
+    RUNNING.fetch_add(1, Ordering::Relaxed);
     let simulation = std::thread::spawn(move || {
         let mut runtime = madsim::runtime::Runtime::with_seed_and_config(settings.seed, madsim::Config::default());
         runtime.add_simulator::<SimNet>();
@@ -42,7 +51,9 @@ where
             make().await
         })
     });
-    match simulation.join() {
+    let ended = simulation.join();
+    RUNNING.fetch_sub(1, Ordering::Relaxed);
+    match ended {
         Ok(output) => output,
         Err(panic) => std::panic::resume_unwind(panic),
     }
