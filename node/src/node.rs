@@ -77,7 +77,8 @@ impl Node {
             groups.iter().filter(|spec| spec.group == ROOT).flat_map(|spec| spec.voters.iter().map(|place| place.node)).collect();
         let leads_root = root_nodes.contains(&settings.node);
 
-        let (host, failed) = consensus::Host::open(rpc.clone(), mounted.iter().map(host_drive).collect(), groups, machine).await;
+        let host_drives = mounted.iter().map(host_drive).collect();
+        let (host, failed) = consensus::Host::open_with(settings.consensus.clone(), rpc.clone(), host_drives, groups, machine).await;
         let host = Arc::new(host);
         for (drive, error) in failed {
             note_refused(&mut refused, &mounted, drive, &error.to_string());

@@ -5,6 +5,7 @@ use protocol::{ClusterId, ClusterMap, Drive, DriveId, DriveState, GroupId, Node,
 use runtime::rpc::Secret;
 use std::collections::BTreeSet;
 
+pub use consensus::Settings as ConsensusSettings;
 pub use gateway::Settings as GatewaySettings;
 pub use placement::Bootstrap;
 
@@ -19,6 +20,8 @@ pub struct Settings {
     /// Whether the RPC port listens: false for a cluster of one process.
     pub listens: bool,
     pub gateway: GatewaySettings,
+    /// Limits of the metadata replicas; the same on every node.
+    pub consensus: ConsensusSettings,
 }
 
 /// Settings contradict each other or a limit.

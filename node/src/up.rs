@@ -110,6 +110,7 @@ impl Up {
             bootstrap: bootstrap.clone(),
             listens: false,
             gateway: gateway_settings(self.listen, &self.region, &credentials, Vec::new(), !self.no_presigned_v2),
+            consensus: Default::default(),
         };
         let node = Node::start(settings, slots).await?;
         let endpoint = node.ready().await?;

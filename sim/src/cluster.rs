@@ -1,16 +1,18 @@
 //! A simulated cluster: machines with drives that run the very node of production.
 
+use crate::plan::{Knobs, Place, Plan, Shape};
 use jepsen_like::s3::{Client, Credentials};
-use jepsen_like::scenario::Scenario;
 use node::config::{ClusterFile, ClusterNode};
-use node::drives::{self, Slot};
+use node::drives::{self, Refused, Slot};
 use node::{Node, settings};
-use protocol::NodeId;
-use runtime::disk::Disk;
+use protocol::{DriveId, NodeId};
 use runtime::rpc::Secret;
 use runtime::side::{Machine, SimDrive};
+use runtime::sync::Notify;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 const RPC_PORT: u16 = 7000;
 const S3_PORT: u16 = 9000;
@@ -20,47 +22,32 @@ const REGION: &str = "us-east-1";
 const ACCESS_KEY: &str = "SIMULATED";
 const SECRET_KEY: &str = "simulated-secret";
 
-/// How large a cluster is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Shape {
-    pub zones: usize,
-    pub nodes_per_zone: usize,
-    pub drives_per_node: usize,
-    pub scheme: protocol::Scheme,
-}
-
-impl Shape {
-    /// The cluster that a scenario asks for.
-    pub fn of(scenario: &Scenario) -> Shape {
-        let cluster = &scenario.cluster;
-        Shape {
-            zones: cluster.zones,
-            nodes_per_zone: cluster.nodes_per_zone,
-            drives_per_node: cluster.drives_per_node,
-            scheme: cluster.scheme,
-        }
-    }
-
-    /// Nodes of a zone, by index.
-    pub fn zone(&self, zone: usize) -> Vec<usize> {
-        (zone * self.nodes_per_zone..(zone + 1) * self.nodes_per_zone).collect()
-    }
-}
-
 /// The cluster, and what the simulator sees of it that no client could.
 pub struct Cluster {
     pub machines: Vec<Machine>,
-    /// The node that runs on each machine at present.
-    running: Arc<Mutex<Vec<Weak<Node>>>>,
+    /// By machine.
+    seats: Vec<Arc<Mutex<Seat>>>,
+}
+
+/// What the simulator and the lives of one machine share.
+#[derive(Default)]
+struct Seat {
+    /// The node that runs at present.
+    running: Weak<Node>,
+    /// Tells it to end in order.
+    stop: Arc<Notify>,
+    /// Drives that show in the place of another, by ordinal.
+    shown: BTreeMap<usize, SimDrive>,
+    /// Drives that some life refused, by ordinal, and the last reason.
+    refused: BTreeMap<usize, String>,
 }
 
 impl Cluster {
     /// Format the drives and start every machine.
-    pub fn start(shape: &Shape) -> Cluster {
-        let bootstrap = bootstrap(shape);
-        let running: Vec<Weak<Node>> = bootstrap.map.nodes.iter().map(|_| Weak::new()).collect();
-        let running = Arc::new(Mutex::new(running));
+    pub fn start(plan: &Plan) -> Cluster {
+        let bootstrap = bootstrap(&plan.shape, &plan.knobs);
         let mut machines = Vec::new();
+        let mut seats = Vec::new();
         for (index, node) in bootstrap.map.nodes.iter().enumerate() {
             let drives: Vec<SimDrive> = node.drives.iter().map(|drive| SimDrive::new(&drive.label, DRIVE_BYTES)).collect();
             let slots: Vec<Slot> = drives.iter().map(|drive| Ok(drive.mount())).collect();
@@ -71,39 +58,86 @@ impl Cluster {
                 secret: Secret(Arc::from(&b"the secret of a simulated cluster"[..])),
                 bootstrap: bootstrap.clone(),
                 listens: true,
-                gateway: gateway_settings(address(index, S3_PORT)),
+                gateway: gateway_settings(address(index, S3_PORT), &plan.knobs),
+                consensus: consensus_settings(&plan.knobs),
             };
             let name = format!("node-{}", node.id);
-            let (mounted, running) = (drives.clone(), running.clone());
-            let machine = Machine::start(&name, node.address.ip(), drives, move || {
-                let (settings, drives, running) = (settings.clone(), mounted.clone(), running.clone());
-                async move {
-                    let slots: Vec<Slot> = drives.iter().map(|drive| Ok(drive.mount() as Arc<dyn Disk>)).collect();
-                    match Node::start(settings, slots).await {
-                        Ok(node) => {
-                            let node = Arc::new(node);
-                            running.lock().expect("nothing panics under this lock")[index] = Arc::downgrade(&node);
-                            std::future::pending::<()>().await;
-                            drop(node);
-                        }
-                        Err(error) => panic!("node {index} does not start: {error}"),
-                    }
-                }
-            });
+            let seat: Arc<Mutex<Seat>> = Arc::default();
+            seats.push(seat.clone());
+            let mounted = drives.clone();
+            let machine = Machine::start(&name, node.address.ip(), drives, move || live(settings.clone(), mounted.clone(), seat.clone()));
             machines.push(machine);
         }
-        Cluster { machines, running }
+        Cluster { machines, seats }
     }
 
     /// The node that runs on a machine, if it has started.
     pub fn node(&self, index: usize) -> Option<Arc<Node>> {
-        self.running.lock().expect("nothing panics under this lock")[index].upgrade()
+        lock(&self.seats[index]).running.upgrade()
+    }
+
+    /// Tell a node to end in order. Its machine is dead when it has.
+    pub fn stop(&self, index: usize) {
+        lock(&self.seats[index]).stop.notify_one();
+    }
+
+    /// Let a node's next life find `drive` in this place, or its own again.
+    pub fn show(&self, place: Place, drive: Option<SimDrive>) {
+        let mut seat = lock(&self.seats[place.node]);
+        match drive {
+            Some(drive) => seat.shown.insert(place.drive, drive),
+            None => seat.shown.remove(&place.drive),
+        };
+    }
+
+    /// Drives that their nodes have refused at some start, and why.
+    pub fn refused(&self) -> BTreeMap<Place, String> {
+        let of_node = |(node, seat): (usize, &Arc<Mutex<Seat>>)| {
+            let refused = lock(seat).refused.clone();
+            refused.into_iter().map(move |(drive, reason)| (Place { node, drive }, reason))
+        };
+        self.seats.iter().enumerate().flat_map(of_node).collect()
     }
 
     /// An S3 client of one node's gateway.
     pub fn client(&self, index: usize) -> Client {
         Client::new(address(index, S3_PORT), Credentials::new(ACCESS_KEY, SECRET_KEY), REGION)
     }
+}
+
+/// One life of a machine: the node runs until it is told to end. One that finds no drive ends by itself, as production's does.
+async fn live(settings: settings::Settings, drives: Vec<SimDrive>, seat: Arc<Mutex<Seat>>) {
+    let (id, stop) = (settings.node, Arc::new(Notify::new()));
+    let slots: Vec<Slot> = {
+        let mut seat = lock(&seat);
+        seat.stop = stop.clone();
+        let mount = |(ordinal, drive): (usize, &SimDrive)| match seat.shown.get(&ordinal) {
+            Some(other) => Ok(other.mount_again()),
+            None => Ok(drive.mount()),
+        };
+        drives.iter().enumerate().map(mount).collect()
+    };
+    let note = |refused: &[Refused]| {
+        let ordinal = |drive: DriveId| drives::ids(id).take(drives.len()).position(|id| id == drive);
+        lock(&seat).refused.extend(refused.iter().filter_map(|refused| Some((ordinal(refused.drive)?, refused.reason.clone()))));
+    };
+    match Node::start(settings, slots).await {
+        Ok(node) => {
+            note(node.refused());
+            let node = Arc::new(node);
+            lock(&seat).running = Arc::downgrade(&node);
+            stop.notified().await;
+            if let Some(node) = Arc::into_inner(node) {
+                node.shut_down().await;
+            }
+        }
+        Err(node::node::Error::NoDrives(refused)) => note(&refused),
+        Err(error) => panic!("node {id} does not start: {error}"),
+    }
+}
+
+fn lock(seat: &Mutex<Seat>) -> MutexGuard<'_, Seat> {
+    seat.lock().expect("nothing panics under this lock")
 }
 
 /// Address of the `index`-th node: 10.1.0.(index + 1).
@@ -116,14 +150,14 @@ pub fn client_address(index: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 2, 0, index as u8 + 1))
 }
 
-fn bootstrap(shape: &Shape) -> settings::Bootstrap {
+fn bootstrap(shape: &Shape, knobs: &Knobs) -> settings::Bootstrap {
     let nodes = shape.zones * shape.nodes_per_zone;
     let file = ClusterFile {
         id: "5eed5eed5eed5eed5eed5eed5eed5eed".to_string(),
         secret_file: "unused".into(),
         scheme: shape.scheme.to_string(),
         best_effort: true,
-        partitions: 4,
+        partitions: knobs.partitions,
         node: (0..nodes)
             .map(|index| ClusterNode {
                 id: NodeId(index as u64 + 1).0,
@@ -137,7 +171,7 @@ fn bootstrap(shape: &Shape) -> settings::Bootstrap {
     settings::bootstrap(&file).expect("a scenario's cluster is sound")
 }
 
-fn gateway_settings(listen: SocketAddr) -> settings::GatewaySettings {
+fn gateway_settings(listen: SocketAddr, knobs: &Knobs) -> settings::GatewaySettings {
     settings::GatewaySettings {
         listen,
         region: REGION.to_string(),
@@ -146,8 +180,19 @@ fn gateway_settings(listen: SocketAddr) -> settings::GatewaySettings {
         presigned_v2: true,
         bytes_max: protocol::limits::GATEWAY_BYTES_MAX,
         domains: Vec::new(),
-        inline_bytes_max: protocol::limits::INLINE_BYTES_MAX,
+        inline_bytes_max: knobs.inline_bytes_max,
         // Small, so that small objects have several blobs.
-        blob_bytes: 256 << 10,
+        blob_bytes: knobs.blob_bytes,
+    }
+}
+
+fn consensus_settings(knobs: &Knobs) -> settings::ConsensusSettings {
+    settings::ConsensusSettings {
+        checkpoint_bytes: knobs.checkpoint_bytes,
+        checkpoint_after: Duration::from_millis(knobs.checkpoint_after_ms),
+        tail_bytes: knobs.tail_bytes,
+        segment_bytes: knobs.segment_bytes,
+        snapshot_page_bytes: knobs.snapshot_page_bytes,
+        ..settings::ConsensusSettings::default()
     }
 }

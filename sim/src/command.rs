@@ -1,6 +1,5 @@
 //! The command line of the simulator.
 
-use crate::cluster::Shape;
 use crate::judge;
 use crate::leaks::{self, Leak};
 use crate::plan::Plan;
@@ -92,17 +91,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run_one(arguments: &Run) -> Result<ExitCode, String> {
-    let scenario = load(&arguments.scenario)?;
-    let plan = Plan::draw(&scenario, &Shape::of(&scenario), arguments.seed).map_err(|error| error.to_string())?;
+    let plan = Plan::draw(&arguments.scenario, &text(&arguments.scenario)?, arguments.seed).map_err(|error| error.to_string())?;
+    let scenario = plan.scenario().map_err(|error| error.to_string())?;
     println!("scenario {} seed {}: {}", arguments.scenario, arguments.seed, scenario.claim);
     for fault in &plan.faults {
-        println!(
-            "  at {:6.3} s for {:.3} s: {} nodes {:?}",
-            fault.at.as_secs_f64(),
-            fault.lasts.as_secs_f64(),
-            fault.fault.name(),
-            fault.nodes
-        );
+        println!("  {fault}");
     }
     if arguments.plan {
         return Ok(ExitCode::SUCCESS);
@@ -121,7 +114,7 @@ fn run_one(arguments: &Run) -> Result<ExitCode, String> {
     }
     judge::watch_panics();
     let seed = arguments.seed;
-    let report = side::run(side::Settings::new(seed), move || run::run(scenario, plan));
+    let report = side::run(side::Settings::new(seed), move || run::run(plan));
     let tally: Vec<String> = report.tally.iter().map(|(name, count)| format!("{count} {name}")).collect();
     println!("{:.1} simulated seconds, {} events; {}", report.took.as_secs_f64(), side::event_count(), tally.join(", "));
     for violation in &report.violations {
@@ -133,8 +126,7 @@ fn run_one(arguments: &Run) -> Result<ExitCode, String> {
 
 fn start_sweep(arguments: &SweepArguments) -> Result<ExitCode, String> {
     // Refuse a scenario that cannot run before starting processes for it.
-    let scenario = load(&arguments.scenario)?;
-    Plan::draw(&scenario, &Shape::of(&scenario), arguments.from).map_err(|error| error.to_string())?;
+    Plan::draw(&arguments.scenario, &text(&arguments.scenario)?, arguments.from).map_err(|error| error.to_string())?;
     let jobs = arguments.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     Ok(sweep::run(&Sweep {
         scenario: arguments.scenario.clone(),
@@ -153,10 +145,13 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../chaos-scenarios")
 }
 
-fn load(name: &str) -> Result<Scenario, String> {
+fn text(name: &str) -> Result<String, String> {
     let path = folder().join(format!("{name}.toml"));
-    let text = std::fs::read_to_string(&path).map_err(|_| format!("there is no scenario `{name}`; `cargo sim list` names them"))?;
-    Scenario::parse(name, &text).map_err(|error| error.to_string())
+    std::fs::read_to_string(&path).map_err(|_| format!("there is no scenario `{name}`; `cargo sim list` names them"))
+}
+
+fn load(name: &str) -> Result<Scenario, String> {
+    Scenario::parse(name, &text(name)?).map_err(|error| error.to_string())
 }
 
 fn list() -> Result<ExitCode, String> {

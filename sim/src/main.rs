@@ -9,6 +9,9 @@ mod judge;
 #[cfg(madsim)]
 mod leaks;
 #[cfg(madsim)]
+mod nemesis;
+#[cfg(madsim)]
+#[allow(dead_code, reason = "replaying and shrinking read and edit saved plans")]
 mod plan;
 #[cfg(madsim)]
 mod run;

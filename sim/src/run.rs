@@ -1,14 +1,13 @@
 //! One run: build the cluster, let clients work while the plan's faults strike, heal, read everything back, judge.
 
-use crate::cluster::{Cluster, Shape, client_address};
+use crate::cluster::{Cluster, client_address};
 use crate::judge::Judge;
-use crate::plan::{Plan, Planned};
+use crate::nemesis::{self, Deeds};
+use crate::plan::Plan;
 use jepsen_like::history::Recorder;
 use jepsen_like::s3::Client;
-use jepsen_like::scenario::{Fault, Scenario};
 use jepsen_like::workload::{self, Work};
 use runtime::side::{self, Machine};
-use runtime::task;
 use runtime::time::{self, Instant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,15 +24,19 @@ pub struct Report {
     /// Operations by what became of them.
     pub tally: BTreeMap<String, usize>,
     pub violations: Vec<String>,
+    /// What the nemesis did.
+    pub deeds: Deeds,
     /// Simulated time from start to end.
     pub took: Duration,
 }
 
-/// Run `scenario` under `plan`, inside the simulation.
-pub async fn run(scenario: Scenario, plan: Plan) -> Report {
+/// Carry `plan` out, inside the simulation.
+pub async fn run(plan: Plan) -> Report {
     let began = time::now();
     let mut report = Report::default();
-    let cluster = Arc::new(Cluster::start(&Shape::of(&scenario)));
+    let scenario = plan.scenario().expect("checked when the plan was drawn or read");
+    side::set_default_link(plan.knobs.link());
+    let cluster = Arc::new(Cluster::start(&plan));
     let clients_machine = Machine::start("clients", client_address(0), Vec::new(), std::future::pending::<()>);
     let clients: Vec<Client> = (0..cluster.machines.len()).map(|index| cluster.client(index)).collect();
 
@@ -47,19 +50,27 @@ pub async fn run(scenario: Scenario, plan: Plan) -> Report {
     let recorder = Arc::new(Recorder::new());
     let work = Work::new(&clients, recorder.clone());
     let working = {
-        let (work, steps) = (work.clone(), workload::draw(&scenario, plan.seed));
+        let (work, steps) = (work.clone(), plan.steps.clone());
         let untils: Vec<Duration> = scenario.workloads.iter().map(|workload| workload.until).collect();
         clients_machine.spawn(async move { work.run(steps, &untils).await })
     };
-    strike(&cluster, &plan, time::now()).await;
+    let deeds = nemesis::carry_out(&cluster, &clients_machine, &plan, time::now()).await;
     working.await;
 
     let read_back = clients_machine.spawn(async move { work.read_all(SETTLE_MAX).await }).await;
     let history = recorder.history();
     report.violations.extend(judge.end(&history, &read_back).await);
+    report.violations.extend(refused_without_reason(&cluster, &deeds));
+    report.deeds = deeds;
     report.tally = history.tally();
     report.took = time::now().duration_since(began);
     report
+}
+
+/// A drive that no fault has touched is one that its node takes at every start.
+fn refused_without_reason(cluster: &Cluster, deeds: &Deeds) -> Vec<String> {
+    let refused = cluster.refused().into_iter().filter(|(place, _)| !deeds.damaged.contains(place));
+    refused.map(|(place, reason)| format!("node {} refused its good drive {}: {reason}", place.node, place.drive)).collect()
 }
 
 async fn create_buckets(client: Client, buckets: Vec<String>, deadline: Instant) -> Result<(), String> {
@@ -75,38 +86,4 @@ async fn create_buckets(client: Client, buckets: Vec<String>, deadline: Instant)
         }
     }
     Ok(())
-}
-
-/// Let the plan's faults strike, each healed after its time; returns when all are healed.
-async fn strike(cluster: &Arc<Cluster>, plan: &Plan, start: Instant) {
-    let mut lasting = Vec::new();
-    for (number, planned) in plan.faults.iter().enumerate() {
-        time::sleep_until(start + planned.at).await;
-        lasting.push(task::spawn(strike_one(cluster.clone(), planned.clone(), plan.seed, number as u64)));
-    }
-    for fault in lasting {
-        fault.await;
-    }
-}
-
-async fn strike_one(cluster: Arc<Cluster>, planned: Planned, seed: u64, number: u64) {
-    let struck: Vec<Machine> = planned.nodes.iter().map(|index| cluster.machines[*index].clone()).collect();
-    let others: Vec<Machine> =
-        (0..cluster.machines.len()).filter(|index| !planned.nodes.contains(index)).map(|index| cluster.machines[index].clone()).collect();
-    match planned.fault {
-        Fault::Kill => struck.iter().for_each(Machine::kill),
-        Fault::PowerCut => {
-            let mut random = side::stream_for(seed, "power cut", number, 0);
-            struck.iter().for_each(|machine| machine.cut_power(&mut random));
-        }
-        Fault::Pause => struck.iter().for_each(Machine::pause),
-        Fault::Partition => side::partition(&struck, &others),
-        other => unreachable!("the plan refused {}", other.name()),
-    }
-    time::sleep(planned.lasts).await;
-    match planned.fault {
-        Fault::Pause => struck.iter().for_each(Machine::resume),
-        Fault::Partition => side::heal(&struck, &others),
-        _ => struck.iter().for_each(Machine::restart),
-    }
 }

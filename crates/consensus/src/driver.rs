@@ -28,6 +28,7 @@ use protocol::{DriveId, NodeId, ReplicaId};
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{ProgressState, SnapshotStatus};
 use runtime::disk::{self, Disk};
+use runtime::probe::waypoint;
 use runtime::sync::{Receiver, oneshot};
 use runtime::time::{self, Instant};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,11 +52,27 @@ const OFFER_SILENCE: Duration = Duration::from_secs(10);
 
 /// What comes to a driver from outside.
 pub(crate) enum Input {
-    Message { key: Key, message: Message },
+    Message {
+        key: Key,
+        message: Message,
+    },
     Note(Note),
-    Propose { key: Key, data: Vec<u8>, waiter: Waiter },
-    Read { key: Key, query: Query },
-    ShutDown { done: oneshot::Sender<()> },
+    Propose {
+        key: Key,
+        data: Vec<u8>,
+        waiter: Waiter,
+    },
+    Read {
+        key: Key,
+        query: Query,
+    },
+    /// Hand leadership to whoever has most of the log.
+    Transfer {
+        key: Key,
+    },
+    ShutDown {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// A finished job.
@@ -99,6 +116,8 @@ pub(crate) struct Driver {
     forming_bytes: usize,
     batch: u64,
     urgent: bool,
+    /// A term or vote is in the batch that is being gathered.
+    votes: bool,
     durable_batch: u64,
     dirty: BTreeSet<Key>,
     outgoing: BTreeMap<NodeId, Outgoing>,
@@ -132,6 +151,7 @@ impl Driver {
             forming_bytes: 0,
             batch: 1,
             urgent: false,
+            votes: false,
             durable_batch: 0,
             outgoing: BTreeMap::new(),
             jobs: FuturesUnordered::new(),
@@ -215,6 +235,15 @@ impl Driver {
                     None => {
                         let _ = query.waiter.send((Answer::NoReplica, Bytes::new()));
                     }
+                }
+                0
+            }
+            Input::Transfer { key } => {
+                if let Some(replica) = self.replicas.get_mut(&key).filter(|replica| replica.leads())
+                    && let Some(successor) = replica.successor()
+                {
+                    replica.raw.transfer_leader(successor);
+                    self.dirty.insert(key);
                 }
                 0
             }
@@ -406,6 +435,7 @@ impl Driver {
             let entries = ready.take_entries();
             let store = replica.raw.mut_store();
             if let Some(hard) = hard {
+                self.votes |= (hard.term, hard.vote) != (store.hard.term, store.hard.vote);
                 store.hard = hard;
             }
             if !ready.snapshot().is_empty() {
@@ -454,15 +484,21 @@ impl Driver {
         records.extend(std::mem::take(&mut self.forming).into_values());
         self.forming_bytes = 0;
         self.urgent = false;
+        let votes = std::mem::take(&mut self.votes);
         let batch = self.batch;
         self.batch += 1;
         let disk = self.disk.clone();
         self.jobs.push(Box::pin(async move {
-            disk::run(&disk, move || {
+            if votes {
+                waypoint("consensus-before-vote").await;
+            }
+            let done = disk::run(&disk, move || {
                 let result = log.write(&records);
                 Done::Logged { log, batch, result }
             })
-            .await
+            .await;
+            waypoint(if votes { "consensus-vote-durable" } else { "consensus-batch-durable" }).await;
+            done
         }));
     }
 
@@ -525,6 +561,7 @@ impl Driver {
             let old_name = state_name(key, std::mem::replace(&mut replica.file, fetched.file));
             self.jobs.push(Box::pin(async move {
                 let run = disk.clone();
+                waypoint("consensus-snapshot-before-manifest").await;
                 let result = disk::run(&run, move || {
                     manifest.write(disk.as_ref())?;
                     // Readers may still hold it; its name can go, now or when the replica is opened next.
@@ -533,6 +570,7 @@ impl Driver {
                     Ok(())
                 })
                 .await;
+                waypoint("consensus-snapshot-before-log-reset").await;
                 Done::Switched { key, result }
             }));
         } else if replica.checkpoint_wanted && replica.applied > replica.durable {
@@ -540,11 +578,14 @@ impl Driver {
             replica.checkpoint_wanted = false;
             let state = replica.state.clone();
             self.jobs.push(Box::pin(async move {
+                waypoint("consensus-before-checkpoint").await;
                 let result = disk::run(&disk, move || {
                     // The planted bug cuts behind what was applied, durable or not.
                     if runtime::planted("log-cut-before-checkpoint") { Ok(state.meta()) } else { catching(|| state.checkpoint()) }
-                });
-                Done::Checkpointed { key, result: result.await }
+                })
+                .await;
+                waypoint("consensus-checkpoint-before-log-cut").await;
+                Done::Checkpointed { key, result }
             }));
         } else if !replica.apply.is_empty() {
             replica.job = true;
@@ -558,8 +599,12 @@ impl Driver {
             }
             replica.apply_bytes -= bytes;
             let (state, machine) = (replica.state.clone(), replica.machine.clone());
+            let leads = replica.leads();
             self.jobs.push(Box::pin(async move {
                 let result = disk::run(&disk, move || catching(|| state.apply(machine.as_ref(), &entries))).await;
+                if leads {
+                    waypoint("consensus-leader-before-answer").await;
+                }
                 Done::Applied { key, result }
             }));
         }

@@ -254,6 +254,16 @@ impl Host {
         leading.next().map(|(status, _)| status.term)
     }
 
+    /// Hand leadership of `group` to the voter with most of the log, if a replica of this node leads it. Says whether it
+    /// was begun; Raft gives up silently if the successor does not answer.
+    pub fn transfer_leadership(&self, group: GroupId) -> bool {
+        let leading = {
+            let status = self.shared.status.lock().expect("no holder panics");
+            status.iter().find(|(key, (status, leads))| *leads && key.group == group && status.trouble.is_none()).map(|(key, _)| *key)
+        };
+        leading.is_some_and(|key| self.shared.offer(key, Input::Transfer { key }).is_ok())
+    }
+
     /// All replicas of this node.
     pub fn status(&self) -> Vec<ReplicaStatus> {
         let ended: Vec<DriveId> = self.drivers.iter().filter(|(_, task, _)| task.is_finished()).map(|(drive, ..)| *drive).collect();

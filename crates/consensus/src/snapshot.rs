@@ -11,6 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use protocol::NodeId;
 use protocol::wire::{decode, encode};
 use runtime::disk::{self, Disk};
+use runtime::probe::waypoint;
 use runtime::rpc::{Class, Reply, Rpc};
 use runtime::time::{self, Instant};
 use std::collections::BTreeMap;
@@ -131,6 +132,7 @@ pub(crate) async fn fetch(rpc: Rpc, from: NodeId, offer: SnapshotOffer, target: 
             if done && table == 0 && runtime::planted("snapshot-without-last-rows") {
                 rows.pop();
             }
+            waypoint("consensus-snapshot-page").await;
             let filled = state.clone();
             disk::run(&disk, move || filled.fill(table, &rows)).await?;
             if done {
@@ -138,6 +140,7 @@ pub(crate) async fn fetch(rpc: Rpc, from: NodeId, offer: SnapshotOffer, target: 
             }
         }
     }
+    waypoint("consensus-snapshot-before-seal").await;
     let sealed = state.clone();
     disk::run(&disk, move || sealed.seal(meta, offer.rows, offer.rows_hash)).await?;
     Ok(Arc::into_inner(state).expect("every job has ended"))

@@ -10,6 +10,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use protocol::layout::SlotAddress;
 use protocol::{DriveId, Epoch, SlotIndex, SlotPlace, Volume, VolumeId, VolumeState};
+use runtime::probe::waypoint;
 use runtime::task::Task;
 use runtime::time::Instant;
 use std::sync::{Arc, Mutex};
@@ -221,6 +222,7 @@ impl Volumes {
 
     /// Create every slot of a new volume, then tell the root that it may open. Fails with the drives that would not.
     async fn build(&self, volume: &Volume, deadline: Instant) -> Result<Arc<Volume>, (Vec<DriveId>, Error)> {
+        waypoint("gateway-volume-before-slots").await;
         let wait = deadline.min(runtime::time::now() + BUILD_WAIT);
         let mut creating: FuturesUnordered<_> =
             volume.slots.iter().enumerate().map(|(index, place)| self.create_slot(volume, index, *place, wait)).collect();
@@ -237,6 +239,7 @@ impl Volumes {
         if !broken.is_empty() {
             return Err((broken, Error::Build(reasons.join("; "))));
         }
+        waypoint("gateway-volume-before-opening").await;
         self.cluster.placement.volume_built(volume.id, deadline).await.map_err(|error| (Vec::new(), error.into()))
     }
 

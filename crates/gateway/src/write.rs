@@ -19,6 +19,7 @@ use futures::stream::FuturesUnordered;
 use protocol::layout::{ShardAddress, ShardHeader, SlotAddress};
 use protocol::limits::PUT_WAIT;
 use protocol::{BlobId, BlobRef, Body, DriveId, Home, Scheme, SlotPlace, Volume};
+use runtime::probe::waypoint;
 use runtime::time::Instant;
 use std::pin::pin;
 use std::sync::Arc;
@@ -153,6 +154,7 @@ impl WritePath {
             let ready = runtime::time::now();
             if let Some(sent) = sending.take() {
                 blobs.push(sent.await?);
+                waypoint("gateway-between-blobs").await;
             }
             let placing = self.place(home, blob.into(), ready + PUT_WAIT - COMMIT_RESERVE);
             sending = Some(Box::pin(async move {

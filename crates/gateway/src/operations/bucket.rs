@@ -6,6 +6,7 @@
 use super::{OWNER, Operations, not_implemented, reference, soon, timestamp};
 use crate::error;
 use placement::BucketState;
+use runtime::probe::waypoint;
 use runtime::time::Instant;
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
@@ -66,7 +67,9 @@ impl Operations {
             }
             Err(other) => return Err(error::of_placement(other)),
         };
+        waypoint("bucket-creation-begun").await;
         self.cluster.metadata.open_bucket(&reference(&bucket), bucket.attempt, deadline).await.map_err(error::of_metadata)?;
+        waypoint("bucket-creation-open-everywhere").await;
         placement.finish_create_bucket(name, bucket.attempt, deadline).await.map_err(error::of_placement)?;
         placement.forget_bucket(name);
         Ok(())
@@ -131,10 +134,13 @@ impl Operations {
             Err(placement::Error::NoSuchBucket) if begun_before => return Ok(true),
             begun => begun.map_err(error::of_placement)?,
         };
+        waypoint("bucket-deletion-begun").await;
         let (partitions, attempt) = (reference(&bucket), bucket.attempt);
         let empty = metadata.close_bucket(&partitions, attempt, deadline).await.map_err(error::of_metadata)?;
+        waypoint("bucket-deletion-closed-everywhere").await;
         if empty {
             metadata.remove_bucket(&partitions, attempt, deadline).await.map_err(error::of_metadata)?;
+            waypoint("bucket-deletion-removed-everywhere").await;
             placement.finish_delete_bucket(name, attempt, true, deadline).await.map_err(error::of_placement)?;
         } else {
             match metadata.open_bucket(&partitions, attempt, deadline).await {

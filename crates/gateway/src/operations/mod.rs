@@ -20,6 +20,7 @@ use placement::{Bucket, BucketState};
 use protocol::limits::{KEY_BYTES_MAX, PUT_WAIT, USER_METADATA_BYTES_MAX};
 use protocol::record::Headers;
 use protocol::{Body, Record};
+use runtime::probe::waypoint;
 use runtime::time::Instant;
 use s3s::dto::*;
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
@@ -93,9 +94,13 @@ impl Operations {
         F: Fn(BucketRef) -> Fut + Send,
         Fut: Future<Output = Result<T, metadata::Error>> + Send,
     {
+        waypoint("gateway-before-commit").await;
         match what(bucket.clone()).await {
             Err(metadata::Error::NotOpen) => {}
-            result => return result.map_err(error::of_metadata),
+            result => {
+                waypoint("gateway-committed-before-reply").await;
+                return result.map_err(error::of_metadata);
+            }
         }
         self.cluster.placement.forget_bucket(name);
         let present = reference(&*self.bucket(name, deadline).await?);

@@ -18,6 +18,7 @@ mod platter;
 mod probes;
 pub(crate) mod process;
 mod run;
+mod waypoint;
 
 pub use clock::{Clock, DRIFT_PPM_MAX};
 pub use drive::SimDrive;
@@ -33,6 +34,7 @@ pub use pages::shared_page_bytes;
 pub use platter::{Cut, FaultMark, Wrong};
 pub use probes::{plant, probes};
 pub use run::{Settings, run};
+pub use waypoint::{Armed, Reached, arm_waypoint};
 
 pub(crate) use clock::{now, sleep, sleep_until, timeout, wall_ms};
 pub(crate) use entropy::{fill_entropy, stream as entropy_stream};
@@ -40,6 +42,7 @@ pub(crate) use event::note;
 pub(crate) use net::{TcpListener, TcpStream};
 pub(crate) use probes::planted;
 pub use probes::probe;
+pub(crate) use waypoint::waypoint;
 
 /// Refused: a simulation's drives are handed over by the simulator.
 pub(crate) fn open_folder(path: &std::path::Path) -> crate::disk::Result<std::sync::Arc<dyn crate::disk::Disk>> {

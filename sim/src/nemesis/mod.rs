@@ -1,0 +1,160 @@
+//! The nemesis: carries the faults of a plan out on simulated machines, links, clocks and drives, and heals them.
+//!
+//! Invariant: faults that overlap compose. What several hold (a dead machine, a full drive, a slow link) stays as long as
+//! one of them does: each effect is counted, or kept with the number of its fault, in [`Standing`].
+//!
+//! A strike that finds nothing to strike (no leader, no shard, a waypoint that is not reached) does nothing and says so.
+
+mod aim;
+mod clock;
+mod drive;
+mod network;
+mod process;
+mod standing;
+
+use crate::cluster::Cluster;
+use crate::plan::{Moment, Place, Plan, Planned, Shape};
+use aim::Struck;
+use jepsen_like::scenario::Strikes;
+use runtime::side::{self, Machine, Reached, SimDrive};
+use runtime::task;
+use runtime::time::{self, Instant};
+use standing::Standing;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// What the nemesis did, for the timeline of a run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Deed {
+    /// Number of the fault in the plan.
+    pub number: u64,
+    /// After the start of the workloads.
+    pub at: Duration,
+    pub what: String,
+}
+
+/// All that the nemesis did.
+#[derive(Clone, Default, Debug)]
+pub struct Deeds {
+    pub deeds: Vec<Deed>,
+    /// Drives of which bytes were lost, changed or taken away; a node may refuse them.
+    pub damaged: BTreeSet<Place>,
+}
+
+/// What a fault works on.
+struct World {
+    cluster: Arc<Cluster>,
+    clients: Machine,
+    shape: Shape,
+    start: Instant,
+    standing: Mutex<Standing>,
+    done: Mutex<Deeds>,
+}
+
+/// Let the plan's faults strike, each healed after its time, counted from `start`; returns when all are healed and what is
+/// not running was started again, as an operator would.
+pub async fn carry_out(cluster: &Arc<Cluster>, clients: &Machine, plan: &Plan, start: Instant) -> Deeds {
+    let world = Arc::new(World {
+        cluster: cluster.clone(),
+        clients: clients.clone(),
+        shape: plan.shape,
+        start,
+        standing: Mutex::new(Standing::new(plan)),
+        done: Mutex::default(),
+    });
+    (0..cluster.machines.len()).for_each(|node| world.set_clock(node));
+    let strikes: Vec<_> = plan.faults.iter().map(|planned| task::spawn(strike(world.clone(), planned.clone()))).collect();
+    for fault in strikes {
+        fault.await;
+    }
+    for node in 0..cluster.machines.len() {
+        world.revive(node);
+    }
+    let done = world.done.lock().expect("nothing panics under this lock").clone();
+    done
+}
+
+/// One fault, from its time to its healing.
+async fn strike(world: Arc<World>, planned: Planned) {
+    let mut random = planned.stream();
+    let mut copies = Vec::new();
+    if let Some(us) = planned.copied_us {
+        time::sleep_until(world.start + Duration::from_micros(us)).await;
+        copies = drive::copies(&world, &planned, &mut random);
+    }
+    time::sleep_until(world.start + planned.from()).await;
+    let reached = match &planned.when {
+        Moment::At { .. } => None,
+        Moment::Reached { waypoint, nth, until_us, .. } => {
+            let mut armed = side::arm_waypoint(waypoint, *nth);
+            match time::timeout_at(world.start + Duration::from_micros(*until_us), armed.reached()).await {
+                Ok(reached) => Some(reached),
+                Err(_) => return world.note(&planned, format!("{waypoint} was not reached {nth} times")),
+            }
+        }
+    };
+    let Some(mut struck) = world.resolve(&planned, reached.as_ref(), &mut random) else {
+        return world.note(&planned, "nothing to strike".to_string());
+    };
+    if !copies.is_empty() {
+        struck.drives = copies.iter().map(|(place, _)| *place).collect();
+    }
+    world.note(&planned, format!("{} {struck}", planned.fault.name()));
+    let blow = Blow { world: &world, planned: &planned, struck, held: Mutex::new(reached) };
+    match planned.fault.strikes() {
+        Strikes::Drives => drive::carry_out(&blow, copies, &mut random).await,
+        _ if clock::strikes(planned.fault) => clock::carry_out(&blow, &mut random).await,
+        _ if process::strikes(planned.fault) => process::carry_out(&blow, &mut random).await,
+        _ => network::carry_out(&blow, &mut random).await,
+    }
+    if planned.fault.ends() {
+        world.note(&planned, format!("{} healed", planned.fault.name()));
+    }
+}
+
+/// A fault that strikes now.
+struct Blow<'a> {
+    world: &'a Arc<World>,
+    planned: &'a Planned,
+    struck: Struck,
+    /// A task that stands at the waypoint, until the fault has struck.
+    held: Mutex<Option<Reached>>,
+}
+
+impl Blow<'_> {
+    /// The fault has struck: who stands at the waypoint goes on.
+    fn let_go(&self) {
+        self.held.lock().expect("nothing panics under this lock").take();
+    }
+
+    /// As long as the fault lasts.
+    async fn last(&self) {
+        self.let_go();
+        time::sleep(self.planned.lasts()).await;
+    }
+}
+
+impl World {
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().expect("nothing panics under this lock")
+    }
+
+    fn machine(&self, node: usize) -> &Machine {
+        &self.cluster.machines[node]
+    }
+
+    fn drive(&self, place: Place) -> &SimDrive {
+        &self.machine(place.node).drives()[place.drive]
+    }
+
+    fn note(&self, planned: &Planned, what: String) {
+        runtime::probe::note_event("nemesis", what.as_bytes());
+        let deed = Deed { number: planned.number, at: time::now().saturating_duration_since(self.start), what };
+        self.done.lock().expect("nothing panics under this lock").deeds.push(deed);
+    }
+
+    fn damaged(&self, places: &[Place]) {
+        self.done.lock().expect("nothing panics under this lock").damaged.extend(places);
+    }
+}

@@ -1,0 +1,73 @@
+use super::*;
+use std::collections::BTreeSet;
+
+const SMOKE: &str = include_str!("../../../chaos-scenarios/smoke.toml");
+
+fn plan(seed: u64) -> Plan {
+    Plan::draw("smoke", SMOKE, seed).unwrap()
+}
+
+#[test]
+fn the_same_seed_draws_the_same_plan_and_others_differ() {
+    assert_eq!(plan(7), plan(7));
+    let different: BTreeSet<String> = (0..40).map(|seed| format!("{:?}", plan(seed).faults)).collect();
+    assert!(different.len() > 30, "{}", different.len());
+    let knobs: BTreeSet<String> = (0..40).map(|seed| format!("{:?}", plan(seed).knobs)).collect();
+    assert!(knobs.len() > 30, "{}", knobs.len());
+}
+
+#[test]
+fn a_plan_read_back_from_json_is_the_same_and_needs_no_scenario_file() {
+    for seed in 0..40 {
+        let read = Plan::from_json(&plan(seed).to_json()).unwrap();
+        assert_eq!(read, plan(seed));
+        assert_eq!(read.scenario().unwrap(), Scenario::parse("smoke", SMOKE).unwrap());
+    }
+}
+
+#[test]
+fn removing_a_fault_leaves_the_others_as_they_were() {
+    let whole = (0..40).map(plan).find(|plan| plan.faults.len() > 3).unwrap();
+    let less = whole.without_fault(1);
+    assert_eq!(less.faults[0], whole.faults[0]);
+    assert_eq!(less.faults[1..], whole.faults[2..]);
+    assert_eq!(Plan { faults: Vec::new(), ..less }, Plan { faults: Vec::new(), ..whole.clone() });
+    let less = whole.without_step(0);
+    assert_eq!(less.steps[..], whole.steps[1..]);
+    assert_eq!(less.faults, whole.faults);
+}
+
+#[test]
+fn a_nemesis_draws_the_same_whatever_other_nemeses_the_scenario_has() {
+    let without_second = {
+        let (head, tail) = SMOKE.split_at(SMOKE.match_indices("[[nemesis]]").nth(1).unwrap().0);
+        head.to_string() + &tail[tail.find("[expect]").unwrap()..]
+    };
+    let mut compared = 0;
+    for seed in 0..40 {
+        let alone = Plan::draw("smoke", &without_second, seed).unwrap().faults;
+        for fault in plan(seed).faults.iter().filter(|fault| fault.number < 1_000_000) {
+            if let Some(same) = alone.iter().find(|other| other.number == fault.number) {
+                assert_eq!(same, fault);
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 50, "{compared}");
+}
+
+#[test]
+fn no_fault_and_exactly_one_fault_are_drawn_too() {
+    let counts: BTreeSet<usize> = (0..200).map(|seed| plan(seed).faults.len()).collect();
+    assert!(counts.contains(&0) && counts.contains(&1) && counts.len() > 4, "{counts:?}");
+}
+
+#[test]
+fn a_plan_of_another_version_or_with_places_that_do_not_exist_is_refused() {
+    let json = plan(1).to_json();
+    assert_eq!(Plan::from_json(&json.replace("\"format_version\": 1", "\"format_version\": 2")), Err(Error::Version(2)));
+    assert!(matches!(Plan::from_json("{"), Err(Error::Unreadable(_))));
+    let mut wrong = plan(1);
+    wrong.knobs.clocks.pop();
+    assert!(matches!(Plan::from_json(&wrong.to_json()), Err(Error::Unreadable(_))));
+}
