@@ -23,7 +23,7 @@ mod waypoint;
 pub use clock::{Clock, DRIFT_PPM_MAX};
 pub use drive::SimDrive;
 pub use entropy::stream_for;
-pub use event::{event_count, event_hash, record_events};
+pub use event::{Watcher, elapsed_ns, end_record, event_count, event_hash, record_events, watch_events};
 pub use interpose::pin_address_space;
 pub use machine::Machine;
 pub use net::{
