@@ -1,9 +1,15 @@
 #![doc = include_str!("../README.md")]
 
 #[cfg(madsim)]
+mod bugs;
+#[cfg(madsim)]
 mod cluster;
 #[cfg(madsim)]
 mod command;
+#[cfg(madsim)]
+mod diff;
+#[cfg(madsim)]
+mod inventory;
 #[cfg(madsim)]
 mod judge;
 #[cfg(madsim)]
@@ -11,12 +17,30 @@ mod leaks;
 #[cfg(madsim)]
 mod nemesis;
 #[cfg(madsim)]
-#[allow(dead_code, reason = "replaying and shrinking read and edit saved plans")]
+mod once;
+#[cfg(madsim)]
+mod outcome;
+#[cfg(madsim)]
+#[allow(dead_code, reason = "parts for faults that are still to come")]
 mod plan;
+#[cfg(madsim)]
+mod processes;
+#[cfg(madsim)]
+mod progress;
+#[cfg(madsim)]
+mod report;
+#[cfg(madsim)]
+mod reproduce;
 #[cfg(madsim)]
 mod run;
 #[cfg(madsim)]
+mod scenarios;
+#[cfg(madsim)]
+mod shrink;
+#[cfg(madsim)]
 mod sweep;
+#[cfg(madsim)]
+mod timeline;
 
 #[cfg(madsim)]
 fn main() -> std::process::ExitCode {

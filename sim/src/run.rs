@@ -4,6 +4,7 @@ use crate::cluster::{Cluster, client_address};
 use crate::judge::Judge;
 use crate::nemesis::{self, Deeds};
 use crate::plan::Plan;
+use crate::timeline::Watch;
 use jepsen_like::history::Recorder;
 use jepsen_like::s3::Client;
 use jepsen_like::workload::{self, Work};
@@ -31,7 +32,7 @@ pub struct Report {
 }
 
 /// Carry `plan` out, inside the simulation.
-pub async fn run(plan: Plan) -> Report {
+pub async fn run(plan: Plan, watch: Watch) -> Report {
     let began = time::now();
     let mut report = Report::default();
     let scenario = plan.scenario().expect("checked when the plan was drawn or read");
@@ -48,6 +49,7 @@ pub async fn run(plan: Plan) -> Report {
 
     let judge = Judge::new(&scenario, cluster.clone());
     let recorder = Arc::new(Recorder::new());
+    let _watching = watch.start(cluster.clone(), plan.shape);
     let work = Work::new(&clients, recorder.clone());
     let working = {
         let (work, steps) = (work.clone(), plan.steps.clone());
@@ -59,6 +61,7 @@ pub async fn run(plan: Plan) -> Report {
 
     let read_back = clients_machine.spawn(async move { work.read_all(SETTLE_MAX).await }).await;
     let history = recorder.history();
+    watch.finish(&plan, &scenario.claim, &history);
     report.violations.extend(judge.end(&history, &read_back).await);
     report.violations.extend(refused_without_reason(&cluster, &deeds));
     report.deeds = deeds;
