@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::workspace::{self, Flavour};
 
-/// Crates without anything that a simulator could change: their tests run in production only.
-const NOT_SIMULATED: [&str; 3] = ["protocol", "erasure", "jepsen-like"];
+/// Wall time of the sweep.
+const SWEEP_SECONDS: u32 = 300;
 /// Lines of a failed step that are shown.
 const TAIL_LINES: usize = 200;
 /// A step that takes longer says what it is at, this often.
@@ -32,7 +32,7 @@ struct Step {
 struct Options {
     only: Vec<String>,
     from: Option<String>,
-    seeds: u32,
+    wall: u32,
     verbose: bool,
     list: bool,
 }
@@ -47,7 +47,7 @@ struct Counts {
 
 pub fn run(arguments: &[String]) -> Result<ExitCode, String> {
     let options = parse(arguments)?;
-    let all = steps(options.seeds)?;
+    let all = steps(options.wall)?;
     let names: Vec<&str> = all.iter().map(|step| step.name).collect();
     for asked in options.only.iter().chain(&options.from) {
         if !names.contains(&asked.as_str()) {
@@ -67,14 +67,14 @@ pub fn run(arguments: &[String]) -> Result<ExitCode, String> {
 }
 
 fn parse(arguments: &[String]) -> Result<Options, String> {
-    let mut options = Options { seeds: 50, ..Options::default() };
+    let mut options = Options { wall: SWEEP_SECONDS, ..Options::default() };
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().cloned().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--only" => options.only.push(value()?),
             "--from" => options.from = Some(value()?),
-            "--seeds" => options.seeds = value()?.parse().map_err(|_| "--seeds takes a number".to_owned())?,
+            "--wall" => options.wall = value()?.parse().map_err(|_| "--wall takes a number of seconds".to_owned())?,
             "--verbose" => options.verbose = true,
             "--list" => options.list = true,
             other => return Err(format!("test has no option \"{other}\"; `cargo ci help` lists them")),
@@ -83,7 +83,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
     Ok(options)
 }
 
-fn steps(seeds: u32) -> Result<Vec<Step>, String> {
+fn steps(wall: u32) -> Result<Vec<Step>, String> {
     let this = std::env::current_exe().map_err(|error| format!("where this program lies: {error}"))?;
     let step = |name, what: &str, commands| Step { name, what: what.to_owned(), commands };
     let cargo = |flavour, verb: &str, arguments: &[&str]| {
@@ -96,23 +96,23 @@ fn steps(seeds: u32) -> Result<Vec<Step>, String> {
     let mut edges = Command::new(this);
     edges.current_dir(workspace::root()).arg("edges");
     let lints = ["--all-targets", "--", "--deny", "warnings"];
-    let simulated: Vec<&str> = NOT_SIMULATED.iter().flat_map(|name| ["--exclude", name]).collect();
-    // As the tests built it: `cargo sim` has other features, and would build most dependencies once more.
-    let simulator = cargo(Flavour::Simulation, "build", &[&simulated[..], &["--tests", "--bin", "sim"]].concat());
-    let mut sweep = Command::new(workspace::target(Flavour::Simulation).join("sim/sim"));
-    sweep.current_dir(workspace::root()).args(["sweep", "smoke", "--seeds", &seeds.to_string()]);
+    let mut simulated = workspace::tests(Flavour::Simulation, "test");
+    simulated.arg("--no-fail-fast");
+    let mut sweep = Command::new(workspace::simulator());
+    sweep.current_dir(workspace::root()).args(["sweep", "all", "--commit", "--fresh", "--wall", &wall.to_string()]);
+    sweep.args(["--json".as_ref(), workspace::root().join("target/ci/sweep.json").as_os_str()]);
     Ok(vec![
         step("fmt", "formatting", vec![formatting]),
         step("edges", "dependencies between crates, and what sources may name", vec![edges]),
         step("clippy", "clippy, production", vec![cargo(Flavour::Production, "clippy", &lints)]),
         step("clippy-sim", "clippy, simulation", vec![cargo(Flavour::Simulation, "clippy", &lints)]),
         step("tests", "tests, production", vec![cargo(Flavour::Production, "test", &["--no-fail-fast"])]),
+        step("tests-sim", "tests inside the simulator", vec![simulated]),
         step(
-            "tests-sim",
-            "tests inside the simulator",
-            vec![cargo(Flavour::Simulation, "test", &[&simulated[..], &["--no-fail-fast"]].concat())],
+            "sweep",
+            &format!("all scenarios for {wall} s: past failures, seeds of the commit, fresh seeds, the canary"),
+            vec![workspace::build_simulator(), sweep],
         ),
-        step("sweep", &format!("scenario smoke under {seeds} seeds"), vec![simulator, sweep]),
     ])
 }
 

@@ -37,6 +37,32 @@ pub fn selection(flavour: Flavour) -> &'static [&'static str] {
     }
 }
 
+/// Crates without anything that a simulator could change: their tests run in production only.
+pub const NOT_SIMULATED: [&str; 3] = ["protocol", "erasure", "jepsen-like"];
+
+/// `cargo VERB` for the tests of `flavour`.
+pub fn tests(flavour: Flavour, verb: &str) -> Command {
+    let mut command = cargo(flavour);
+    command.arg(verb).args(selection(flavour));
+    if flavour == Flavour::Simulation {
+        command.args(NOT_SIMULATED.iter().flat_map(|name| ["--exclude", name]));
+    }
+    command
+}
+
+/// Build the simulator. Its own test is named too: only with a test do dependencies get the features that the tests of
+/// the workspace build them with, and nothing is built twice.
+pub fn build_simulator() -> Command {
+    let mut command = tests(Flavour::Simulation, "build");
+    command.args(["--bin", "sim", "--test", "processes"]);
+    command
+}
+
+/// Where [`build_simulator`] puts it. Folder = profile, file = package.
+pub fn simulator() -> PathBuf {
+    target(Flavour::Simulation).join("sim/sim")
+}
+
 /// `cargo` at the root. For the simulation, flags of the user's environment or configuration would silently win over
 /// `--config`, and the result would be a production build: so the environment is set here.
 pub fn cargo(flavour: Flavour) -> Command {
