@@ -45,7 +45,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
     /// Seconds of wall time that one run may take
-    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     limit: u64,
 }
 
