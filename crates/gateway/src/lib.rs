@@ -16,6 +16,7 @@ pub mod operations;
 mod patience;
 mod range;
 mod read;
+mod revision;
 mod suspects;
 mod volumes;
 mod write;

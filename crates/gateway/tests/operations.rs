@@ -158,6 +158,40 @@ fn conditions_are_judged_where_the_write_is_applied() {
 }
 
 #[test]
+fn replies_name_the_revision_that_they_made_or_saw() {
+    block_on(async {
+        let cluster = Cluster::start().await;
+        cluster.create_bucket("bucket").await.unwrap();
+        let of = |headers: &http::HeaderMap| headers["x-keepstone-revision"].to_str().unwrap().parse::<u64>().unwrap();
+        let of_error = |error: s3s::S3Error| of(error.headers().unwrap());
+        let put = |condition: &'static [(&'static str, &'static str)]| {
+            let body = Some(sent(b"revised"));
+            let input = PutObjectInput { bucket: "bucket".into(), key: "k".into(), body, content_length: Some(7), ..Default::default() };
+            cluster.operations.put_object(with_headers(input, condition))
+        };
+        let get = GetObjectInput { bucket: "bucket".into(), key: "k".into(), ..Default::default() };
+        let delete = DeleteObjectInput { bucket: "bucket".into(), key: "k".into(), ..Default::default() };
+
+        let absent = of_error(cluster.operations.get_object(request(get.clone())).await.err().unwrap());
+        let first = put(&[]).await.unwrap();
+        let (made, tag) = (of(&first.headers), first.output.e_tag.unwrap());
+        assert!(made > absent);
+        assert!(of_error(put(&[("if-none-match", "*")]).await.err().unwrap()) >= made);
+        let seen = of(&cluster.operations.get_object(request(get.clone())).await.unwrap().headers);
+        let head = HeadObjectInput { bucket: "bucket".into(), key: "k".into(), ..Default::default() };
+        assert!(seen >= made && of(&cluster.operations.head_object(request(head)).await.unwrap().headers) >= seen);
+        let tag = format!("\"{}\"", tag.value());
+        assert!(
+            of_error(cluster.operations.get_object(with_headers(get.clone(), &[("if-none-match", &tag)])).await.err().unwrap()) >= made
+        );
+        of(&cluster.operations.copy_object(request(copy("bucket/k", "bucket", "other"))).await.unwrap().headers);
+        let deleted = of(&cluster.operations.delete_object(request(delete)).await.unwrap().headers);
+        assert!(deleted > made);
+        assert!(of_error(cluster.operations.get_object(request(get)).await.err().unwrap()) >= deleted);
+    });
+}
+
+#[test]
 fn headers_metadata_and_checksums_are_kept() {
     block_on(async {
         let cluster = Cluster::start().await;

@@ -29,6 +29,21 @@ pub struct Client {
     numbers: Arc<Numbers>,
 }
 
+/// What a partition answered to a command, and the last revision that its answer saw or made: a witness of the order,
+/// also of a refusal. `None`: there was no answer.
+#[derive(Debug)]
+pub struct Seen<T> {
+    pub result: Result<T, Error>,
+    pub revision: Option<Revision>,
+}
+
+impl<T> Seen<T> {
+    /// There was no answer.
+    fn without_answer(error: Error) -> Seen<T> {
+        Seen { result: Err(error), revision: None }
+    }
+}
+
 struct Numbers {
     writer: WriterId,
     sessions: Sessions,
@@ -66,6 +81,31 @@ impl Client {
 
     /// Commit a record (its revision is set by the partition) and queue what it replaces as garbage. Every blob of
     /// the record must be new: written for this commit, named by no other one.
+    pub async fn put_seen(
+        &self,
+        bucket: &BucketRef,
+        key: &str,
+        record: Record,
+        conditions: Preconditions,
+        deadline: Instant,
+    ) -> Seen<Applied> {
+        let group = match partition_of(bucket, key) {
+            Ok(group) => group,
+            Err(error) => return Seen::without_answer(error),
+        };
+        let conditions = if planted("precondition-outside-state-machine") {
+            let judged = self.get(bucket, key, deadline).await.and_then(|current| object::judge(&conditions, current.as_ref()));
+            if let Err(error) = judged {
+                return Seen::without_answer(error);
+            }
+            Preconditions::default()
+        } else {
+            conditions
+        };
+        self.command_seen(group, &Command::Put { bucket: bucket.id, key: key.to_string(), record, conditions }, deadline).await
+    }
+
+    /// [`Client::put_seen`] for those who need no witness.
     pub async fn put(
         &self,
         bucket: &BucketRef,
@@ -74,21 +114,21 @@ impl Client {
         conditions: Preconditions,
         deadline: Instant,
     ) -> Result<Applied, Error> {
-        let group = partition_of(bucket, key)?;
-        let conditions = if planted("precondition-outside-state-machine") {
-            object::judge(&conditions, self.get(bucket, key, deadline).await?.as_ref())?;
-            Preconditions::default()
-        } else {
-            conditions
-        };
-        self.command(group, &Command::Put { bucket: bucket.id, key: key.to_string(), record, conditions }, deadline).await
+        self.put_seen(bucket, key, record, conditions, deadline).await.result
     }
 
     /// Delete the key. Deleting what is not there succeeds with `replaced: false`, as in S3, unless `If-Match` asks
     /// for a version: then it is [`Error::NoSuchKey`].
+    pub async fn delete_seen(&self, bucket: &BucketRef, key: &str, conditions: Preconditions, deadline: Instant) -> Seen<Applied> {
+        match partition_of(bucket, key) {
+            Ok(group) => self.command_seen(group, &Command::Delete { bucket: bucket.id, key: key.to_string(), conditions }, deadline).await,
+            Err(error) => Seen::without_answer(error),
+        }
+    }
+
+    /// [`Client::delete_seen`] for those who need no witness.
     pub async fn delete(&self, bucket: &BucketRef, key: &str, conditions: Preconditions, deadline: Instant) -> Result<Applied, Error> {
-        let group = partition_of(bucket, key)?;
-        self.command(group, &Command::Delete { bucket: bucket.id, key: key.to_string(), conditions }, deadline).await
+        self.delete_seen(bucket, key, conditions, deadline).await.result
     }
 
     /// The current version, linearizable.
@@ -201,6 +241,28 @@ impl Client {
     /// `checksum` is the object's, as the gateway computed it: recorded, and checked for kind and length. A gateway
     /// that computes it from the parts' checksums names those in `parts`; the command compares them.
     #[allow(clippy::too_many_arguments)]
+    pub async fn complete_upload_seen(
+        &self,
+        bucket: &BucketRef,
+        key: &str,
+        upload: UploadId,
+        parts: Vec<NamedPart>,
+        conditions: Preconditions,
+        checksum: Option<protocol::Checksum>,
+        modified_ms: u64,
+        deadline: Instant,
+    ) -> Seen<Record> {
+        let group = match partition_of(bucket, key) {
+            Ok(group) => group,
+            Err(error) => return Seen::without_answer(error),
+        };
+        let key = key.to_string();
+        let command = Command::CompleteUpload { bucket: bucket.id, key, upload, parts, conditions, checksum, modified_ms };
+        self.command_seen(group, &command, deadline).await
+    }
+
+    /// [`Client::complete_upload_seen`] for those who need no witness.
+    #[allow(clippy::too_many_arguments)]
     pub async fn complete_upload(
         &self,
         bucket: &BucketRef,
@@ -212,10 +274,7 @@ impl Client {
         modified_ms: u64,
         deadline: Instant,
     ) -> Result<Record, Error> {
-        let group = partition_of(bucket, key)?;
-        let key = key.to_string();
-        let command = Command::CompleteUpload { bucket: bucket.id, key, upload, parts, conditions, checksum, modified_ms };
-        self.command(group, &command, deadline).await
+        self.complete_upload_seen(bucket, key, upload, parts, conditions, checksum, modified_ms, deadline).await.result
     }
 
     /// Abort: the parts are queued as garbage. [`Error::NoSuchUpload`] if there is none.
@@ -298,6 +357,19 @@ impl Client {
 
     /// Send a command under the next number of its partition's session.
     async fn command<T: DeserializeOwned>(&self, group: GroupId, command: &Command, deadline: Instant) -> Result<T, Error> {
+        self.answer(group, command, deadline).await?.result
+    }
+
+    /// [`Client::command`] that tells the revision of the answer.
+    async fn command_seen<T: DeserializeOwned>(&self, group: GroupId, command: &Command, deadline: Instant) -> Seen<T> {
+        match self.answer(group, command, deadline).await {
+            Ok(reply) => Seen { result: reply.result, revision: Some(reply.revision) },
+            Err(error) => Seen::without_answer(error),
+        }
+    }
+
+    /// What the partition answered.
+    async fn answer<T: DeserializeOwned>(&self, group: GroupId, command: &Command, deadline: Instant) -> Result<Reply<T>, Error> {
         let encoded = wire::encode(command);
         if encoded.len() > protocol::limits::COMMAND_BYTES_MAX {
             return Err(Error::Malformed("the command is larger than 2 MiB".into()));
@@ -315,8 +387,7 @@ impl Client {
             }
         })?;
         // It was applied, whatever it did: a reply that cannot be read hides what.
-        let reply: Reply<T> = wire::decode(&reply).map_err(|error| Error::Unknown(format!("the reply does not decode: {error}")))?;
-        reply.result
+        wire::decode(&reply).map_err(|error| Error::Unknown(format!("the reply does not decode: {error}")))
     }
 
     async fn ask<T: DeserializeOwned>(&self, group: GroupId, query: &Query, deadline: Instant) -> Result<T, Error> {

@@ -105,6 +105,13 @@ fn a_bucket_lives_and_dies_over_three_partitions() {
         let won = join_all(races).await.into_iter().filter(|put| put.is_ok()).count();
         assert_eq!(won, 1);
 
+        // Refusals too are witnesses of the order.
+        let made = client.put_seen(bucket, "race", record("s", inline()), none(), soon()).await;
+        assert_eq!(made.revision, Some(made.result.unwrap().revision));
+        let refused = other.put_seen(bucket, "race", record("t", inline()), absent(), soon()).await;
+        assert_eq!(refused.result, Err(Error::Precondition));
+        assert!(refused.revision >= made.revision);
+
         // Callers that go away leave no gap that would stop the others.
         for _ in 0..20 {
             let _ = client.put(bucket, "abandoned", record("a", inline()), none(), soon()).now_or_never();

@@ -8,7 +8,7 @@ use crate::digest::{self, Digested, Expected};
 use crate::incoming::Incoming;
 use crate::read::{self, Source};
 use crate::write::{Memory, Stored};
-use crate::{error, range};
+use crate::{error, range, revision};
 use futures::StreamExt;
 use http::HeaderMap;
 use metadata::{BucketRef, Part};
@@ -71,14 +71,15 @@ impl Operations {
             modified_ms: runtime::time::wall_ms(),
             body: stored.body,
         };
-        self.put(&input.bucket, &bucket, &input.key, &copy, &conditions, stored.deadline).await?;
+        let applied = self.put(&input.bucket, &bucket, &input.key, &copy, &conditions, stored.deadline).await?;
         let mut result = CopyObjectResult {
             e_tag: Some(etag(&copy.etag)),
             last_modified: Some(timestamp(copy.modified_ms)),
             ..CopyObjectResult::default()
         };
         result.checksum_type = set_checksums!(result, digest::show(copy.checksum.as_ref(), 1));
-        Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(result), ..CopyObjectOutput::default() }))
+        let output = CopyObjectOutput { copy_object_result: Some(result), ..CopyObjectOutput::default() };
+        Ok(S3Response::with_headers(output, revision::headers(applied.revision)))
     }
 
     pub(super) async fn upload_part_copy(&self, req: S3Request<UploadPartCopyInput>) -> S3Result<S3Response<UploadPartCopyOutput>> {
@@ -114,7 +115,7 @@ impl Operations {
     /// The source's current version, if it passes the conditions on it.
     async fn copy_source(&self, bucket: &str, key: &str, headers: &HeaderMap) -> S3Result<(Source, Record)> {
         let conditions = Conditions::of_request(headers, "x-amz-copy-source-")?;
-        let (bucket, record) = self.current(bucket, key).await?;
+        let (bucket, record, _) = self.current(bucket, key).await?;
         match conditions.judge(&record.etag, record.modified_ms) {
             Verdict::Proceed => {}
             Verdict::NotModified | Verdict::Failed => {

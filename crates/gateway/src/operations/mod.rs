@@ -10,6 +10,7 @@ mod object;
 use crate::admission::Admission;
 use crate::error;
 use crate::read::ReadPath;
+use crate::revision;
 use crate::suspects::Suspects;
 use crate::volumes::Volumes;
 use crate::write::WritePath;
@@ -19,7 +20,7 @@ use metadata::BucketRef;
 use placement::{Bucket, BucketState};
 use protocol::limits::{KEY_BYTES_MAX, PUT_WAIT, USER_METADATA_BYTES_MAX};
 use protocol::record::Headers;
-use protocol::{Body, Record};
+use protocol::{Body, Record, Revision};
 use runtime::probe::waypoint;
 use runtime::time::Instant;
 use s3s::dto::*;
@@ -78,13 +79,14 @@ impl Operations {
         Ok((bucket, result))
     }
 
-    /// The current version.
-    async fn current(&self, bucket: &str, key: &str) -> S3Result<(BucketRef, Record)> {
+    /// The current version, and the last revision that the read of it saw.
+    async fn current(&self, bucket: &str, key: &str) -> S3Result<(BucketRef, Record, Revision)> {
         let deadline = soon();
         let metadata = &self.cluster.metadata;
-        let get = |bucket: BucketRef| async move { metadata.get(&bucket, key, deadline).await };
-        let (bucket, record) = self.in_bucket(bucket, deadline, get).await?;
-        Ok((bucket, record.ok_or_else(error::no_such_key)?))
+        let get = |bucket: BucketRef| async move { metadata.get_seen(&bucket, key, deadline).await };
+        let (bucket, (record, revision)) = self.in_bucket(bucket, deadline, get).await?;
+        let record = record.ok_or_else(|| revision::with_error(error::no_such_key(), revision))?;
+        Ok((bucket, record, revision))
     }
 
     /// Do the last command of a write whose `body` was stored for `bucket`; once more if the partition does not know this

@@ -6,6 +6,7 @@ use super::list::{escaping, page_size, possible_prefix, shown};
 use super::{OWNER, Operations, check_key, content_headers, content_length, etag, parts_of, set_checksums, signed, soon, timestamp};
 use crate::digest::{self, Expected};
 use crate::incoming::Incoming;
+use crate::revision::{self, Witness};
 use crate::write::Memory;
 use crate::{conditions, error};
 use metadata::{BucketRef, NamedPart, Upload, UploadQuery};
@@ -178,11 +179,13 @@ impl Operations {
             None => None,
         };
         let (metadata, key, checksum, parts) = (&self.cluster.metadata, input.key.as_str(), &checksum, &parts);
+        let witness = &Witness::default();
         let complete = |bucket: BucketRef| async move {
             let (parts, conditions, now) = (parts.clone(), conditions.clone(), runtime::time::wall_ms());
-            metadata.complete_upload(&bucket, key, id, parts, conditions, checksum.clone(), now, deadline).await
+            let seen = metadata.complete_upload_seen(&bucket, key, id, parts, conditions, checksum.clone(), now, deadline).await;
+            witness.of(seen)
         };
-        let (_, record) = self.in_bucket(&input.bucket, deadline, complete).await?;
+        let (_, record) = self.in_bucket(&input.bucket, deadline, complete).await.map_err(|error| witness.tell(error))?;
         let host = headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let mut output = CompleteMultipartUploadOutput {
             location: Some(format!("http://{host}/{}/{}", input.bucket, shown(&input.key, true))),
@@ -192,7 +195,8 @@ impl Operations {
             ..CompleteMultipartUploadOutput::default()
         };
         output.checksum_type = set_checksums!(output, digest::show(record.checksum.as_ref(), parts_of(&record)));
-        Ok(S3Response::new(output))
+        // Of the first Complete, if this one repeats it.
+        Ok(S3Response::with_headers(output, revision::headers(record.revision)))
     }
 
     /// The upload and all its parts; none if it is not under way.

@@ -9,6 +9,7 @@ use crate::digest::{self, Expected};
 use crate::incoming::Incoming;
 use crate::range;
 use crate::read::{self, Source};
+use crate::revision::{self, Witness};
 use crate::write::Memory;
 use crate::{error, operations};
 use futures::StreamExt;
@@ -69,10 +70,10 @@ impl Operations {
             modified_ms: runtime::time::wall_ms(),
             body: stored.body,
         };
-        self.put(&input.bucket, &bucket, &input.key, &record, &conditions, stored.deadline).await?;
+        let applied = self.put(&input.bucket, &bucket, &input.key, &record, &conditions, stored.deadline).await?;
         let mut output = PutObjectOutput { e_tag: Some(etag(&record.etag)), ..PutObjectOutput::default() };
         output.checksum_type = set_checksums!(output, digest::show(record.checksum.as_ref(), 1));
-        Ok(S3Response::new(output))
+        Ok(S3Response::with_headers(output, revision::headers(applied.revision)))
     }
 
     /// Commit a record whose body is safe.
@@ -85,9 +86,12 @@ impl Operations {
         conditions: &Preconditions,
         deadline: runtime::time::Instant,
     ) -> S3Result<Applied> {
-        let metadata = &self.cluster.metadata;
-        let put = |bucket: BucketRef| async move { metadata.put(&bucket, key, record.clone(), conditions.clone(), deadline).await };
-        self.commit(name, bucket, &record.body, deadline, put).await
+        let (metadata, witness) = (&self.cluster.metadata, &Witness::default());
+        let put = |bucket: BucketRef| async move {
+            let seen = metadata.put_seen(&bucket, key, record.clone(), conditions.clone(), deadline).await;
+            witness.of(seen)
+        };
+        self.commit(name, bucket, &record.body, deadline, put).await.map_err(|error| witness.tell(error))
     }
 
     pub(super) async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
@@ -95,8 +99,8 @@ impl Operations {
         check_version(input.version_id.as_deref())?;
         let mut failed: Option<(Revision, read::Error)> = None;
         loop {
-            let (bucket, record) = self.current(&input.bucket, &input.key).await?;
-            let asked = Asked::of(&record, &headers, input.range, input.part_number)?;
+            let (bucket, record, seen) = self.current(&input.bucket, &input.key).await?;
+            let asked = Asked::of(&record, &headers, input.range, input.part_number).map_err(|error| revision::with_error(error, seen))?;
             // Not a byte was sent: if the version was replaced meanwhile, the new one is read.
             match failed {
                 Some((revision, error)) if revision == record.revision => return Err(error::of_read(error)),
@@ -114,7 +118,8 @@ impl Operations {
             };
             let mut output = GetObjectOutput { body: Some(StreamingBlob::new(pieces)), ..GetObjectOutput::default() };
             describe!(output, record, asked, input.checksum_mode);
-            let headers = raw_expires(&record, input.response_expires.is_some());
+            let mut headers = raw_expires(&record, input.response_expires.is_some());
+            headers.extend(revision::headers(seen));
             return Ok(S3Response::with_headers(output, headers));
         }
     }
@@ -122,8 +127,8 @@ impl Operations {
     pub(super) async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         let S3Request { input, headers, .. } = req;
         check_version(input.version_id.as_deref())?;
-        let (_, record) = self.current(&input.bucket, &input.key).await?;
-        let asked = Asked::of(&record, &headers, input.range, input.part_number)?;
+        let (_, record, seen) = self.current(&input.bucket, &input.key).await?;
+        let asked = Asked::of(&record, &headers, input.range, input.part_number).map_err(|error| revision::with_error(error, seen))?;
         let mut output = HeadObjectOutput::default();
         describe!(output, record, asked, input.checksum_mode);
         // s3s does this for GET alone.
@@ -132,7 +137,8 @@ impl Operations {
         output.cache_control = input.response_cache_control.or(output.cache_control);
         output.content_disposition = input.response_content_disposition.or(output.content_disposition);
         output.content_encoding = input.response_content_encoding.or(output.content_encoding);
-        let headers = raw_expires(&record, input.response_expires.is_some());
+        let mut headers = raw_expires(&record, input.response_expires.is_some());
+        headers.extend(revision::headers(seen));
         output.expires = input.response_expires;
         Ok(S3Response::with_headers(output, headers))
     }
@@ -145,16 +151,22 @@ impl Operations {
             return Err(not_implemented("x-amz-if-match-last-modified-time, x-amz-if-match-size"));
         }
         let conditions = Preconditions { if_none_match: None, ..conditions::of_write(&headers)? };
-        self.delete(&input.bucket, &input.key, &conditions).await?;
-        Ok(S3Response::with_status(DeleteObjectOutput::default(), StatusCode::NO_CONTENT))
+        let seen = self.delete(&input.bucket, &input.key, &conditions).await?;
+        let mut response = S3Response::with_status(DeleteObjectOutput::default(), StatusCode::NO_CONTENT);
+        response.headers = seen.headers();
+        Ok(response)
     }
 
-    async fn delete(&self, bucket: &str, key: &str, conditions: &Preconditions) -> S3Result<()> {
+    async fn delete(&self, bucket: &str, key: &str, conditions: &Preconditions) -> S3Result<Witness> {
         let deadline = soon();
-        let metadata = &self.cluster.metadata;
-        let delete = |bucket: BucketRef| async move { metadata.delete(&bucket, key, conditions.clone(), deadline).await };
-        self.in_bucket(bucket, deadline, delete).await?;
-        Ok(())
+        let (metadata, witness) = (&self.cluster.metadata, Witness::default());
+        let seen = &witness;
+        let delete = |bucket: BucketRef| async move {
+            let answer = metadata.delete_seen(&bucket, key, conditions.clone(), deadline).await;
+            seen.of(answer)
+        };
+        self.in_bucket(bucket, deadline, delete).await.map_err(|error| seen.tell(error))?;
+        Ok(witness)
     }
 
     pub(super) async fn delete_objects(&self, req: S3Request<DeleteObjectsInput>) -> S3Result<S3Response<DeleteObjectsOutput>> {
@@ -206,7 +218,7 @@ impl Operations {
             // Weak tags never compare equal strongly.
             ETag::Weak(_) => Etags::Of(Vec::new()),
         });
-        self.delete(bucket, &object.key, &Preconditions { if_match, if_none_match: None }).await
+        self.delete(bucket, &object.key, &Preconditions { if_match, if_none_match: None }).await.map(|_| ())
     }
 }
 
