@@ -47,15 +47,10 @@ impl<'a> Range<'a> {
         if self.list.keys_max == Some(0) || !self.is_in_range(entry) {
             return Cover::Outside;
         }
-        if entry.len() < key.len() || self.is_prefix(key) {
+        if is_common_prefix(self.list, entry) {
             return if self.page.prefixes.iter().any(|prefix| prefix == entry) { Cover::UnderPrefix } else { Cover::NotShown };
         }
         self.shown.get(key).map_or(Cover::NotShown, |value| Cover::Shown(*value))
-    }
-
-    /// Whether `key`, which starts with the list's prefix, is rolled up although it is as long as its common prefix.
-    fn is_prefix(&self, key: &str) -> bool {
-        !self.list.delimiter.is_empty() && key[self.list.prefix.len()..].ends_with(&self.list.delimiter)
     }
 
     fn is_in_range(&self, entry: &str) -> bool {
@@ -65,7 +60,7 @@ impl<'a> Range<'a> {
 
     /// Whether `entry` is a common prefix within which the page begins.
     fn is_cut(&self, entry: &str) -> bool {
-        self.after.is_some_and(|after| after.starts_with(entry) && entry.ends_with(&self.list.delimiter)) && !self.list.delimiter.is_empty()
+        self.after.is_some_and(|after| after.starts_with(entry)) && is_common_prefix(self.list, entry)
     }
 
     /// Whether the page may or may not speak of `entry`.
@@ -144,7 +139,7 @@ fn judge_page(range: &Range<'_>, last: Option<&str>, say: &mut impl FnMut(&str, 
         if previous.is_some_and(|previous| previous >= name) {
             say(name, "listed twice, or out of order".to_owned());
         }
-        let stands = entry(list, name) == Some(name) && is_prefix == (!list.delimiter.is_empty() && ends_rolled(list, name));
+        let stands = entry(list, name) == Some(name) && is_prefix == is_common_prefix(list, name);
         if !stands {
             say(name, format!("no {} of this listing", if is_prefix { "common prefix" } else { "key" }));
         } else if range.after.is_some_and(|after| name <= after) && !range.is_open_to_doubt(name) {
@@ -153,9 +148,10 @@ fn judge_page(range: &Range<'_>, last: Option<&str>, say: &mut impl FnMut(&str, 
     }
 }
 
-/// Whether `name` is a common prefix of this listing.
-fn ends_rolled(list: &List, name: &str) -> bool {
-    name.strip_prefix(list.prefix.as_str()).is_some_and(|rest| rest.find(&list.delimiter) == rest.len().checked_sub(list.delimiter.len()))
+/// Whether `name`, as it stands, is a common prefix of this listing.
+fn is_common_prefix(list: &List, name: &str) -> bool {
+    let rest = name.strip_prefix(list.prefix.as_str()).filter(|rest| !rest.is_empty() && !list.delimiter.is_empty());
+    rest.is_some_and(|rest| rest.find(&list.delimiter).is_some_and(|at| at + list.delimiter.len() == rest.len()))
 }
 
 /// Check every page of every listing of `history`.
@@ -209,13 +205,13 @@ fn judge_keys(range: &Range<'_>, registers: &Registers<'_>, violations: &mut Vec
 
 /// Between the beginning and the end of a page.
 #[derive(Clone, Copy)]
-struct Time {
-    begun: u64,
-    ended: u64,
+pub(super) struct Time {
+    pub begun: u64,
+    pub ended: u64,
 }
 
 /// Whether the key may have existed at some moment of `time`, with `value` if one is given.
-fn may_stand(steps: &[Step<'_>], value: Option<Value>, time: Time) -> bool {
+pub(super) fn may_stand(steps: &[Step<'_>], value: Option<Value>, time: Time) -> bool {
     steps.iter().filter(|step| step.begun < time.ended).any(|write| {
         let writes = match &write.effect {
             Effect::Write(written) | Effect::WriteIf(_, written) => value.is_none_or(|value| value == *written),

@@ -5,6 +5,7 @@ mod by_search;
 mod by_zones;
 mod linearizable;
 mod listing;
+pub mod model;
 mod read_back;
 mod register;
 mod search;

@@ -1,6 +1,7 @@
 //! Good and doctored histories; brute force.
 
 mod doctored;
+mod listings;
 mod simulated;
 mod speed;
 
