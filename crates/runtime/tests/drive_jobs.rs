@@ -260,3 +260,26 @@ fn power_that_is_lost_during_a_job_ends_it_and_those_that_wait() {
         assert_eq!(durable_byte(&drive, 0), 1);
     });
 }
+
+#[test]
+fn a_sync_that_fails_takes_those_of_the_same_file_with_it() {
+    simulate(|| async {
+        let (drive, disk, file) = drive_with_file();
+        let twin = drive.mount_again();
+        let other = twin.open("a", Open::Existing).unwrap();
+        drive.set_stuck(true);
+        let first = write_and_sync(&disk, &file, 0, 2);
+        sleep(SECOND).await;
+        drive.fail_next_sync(&mut stream_for(1, "test", 0, 0));
+        let failing = write_and_sync(&disk, &file, 512, 2);
+        let second = write_and_sync(&twin, &other, 1024, 2);
+        sleep(SECOND).await;
+        drive.set_stuck(false);
+        let outcomes = [failing.await, first.await, second.await];
+        let covered = |offset| durable_byte(&drive, offset) == 2;
+        assert!(outcomes[0].is_err());
+        assert!(outcomes[1].is_err() || covered(0), "{outcomes:?}");
+        assert!(outcomes[2].is_err() || covered(1024), "{outcomes:?}");
+        assert!(disk.closed().is_some());
+    });
+}

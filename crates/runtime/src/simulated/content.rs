@@ -46,6 +46,8 @@ pub(super) struct Content {
     /// The last sync that began, and the last that ended.
     begun: u64,
     ended: u64,
+    /// The last sync that had begun when something unsynced was dropped.
+    dropped: u64,
 }
 
 #[derive(Clone)]
@@ -328,11 +330,14 @@ impl Content {
         Syncing { number: self.begun, length: self.length, pages }
     }
 
-    /// What a sync covers is durable.
-    pub fn end_sync(&mut self, syncing: Syncing) {
+    /// What a sync covers is durable, unless some of it was dropped meanwhile.
+    pub fn end_sync(&mut self, syncing: Syncing) -> Result<(), Fault> {
+        if syncing.number <= self.dropped {
+            return Err(Fault::Io { offset: 0, reason: "another sync failed, and dropped what this one was to make durable" });
+        }
         if syncing.number < self.ended {
             // One that began later has ended before, and covers it.
-            return;
+            return Ok(());
         }
         self.ended = syncing.number;
         self.durable_length = syncing.length;
@@ -362,6 +367,7 @@ impl Content {
         self.healed.retain(|sector, _| {
             before.get(&(sector / SECTORS_PER_PAGE)).is_some_and(|before| before.sectors & 1 << (sector % SECTORS_PER_PAGE) != 0)
         });
+        Ok(())
     }
 
     /// Whether everything is durable.
@@ -425,9 +431,7 @@ impl Content {
         }
         self.pages.split_off(&length.div_ceil(PAGE_BYTES));
         (self.length, self.durable_length) = (length, length);
-        // No sync that began before has anything left to make durable.
-        self.begun += 1;
-        self.ended = self.begun;
+        self.dropped = self.begun;
         self.forget_what_is_right();
     }
 

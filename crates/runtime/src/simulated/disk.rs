@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::content::View;
 use super::drive::{SimDrive, State};
 use super::job::{self, Job};
-use super::platter::Fault;
+use super::platter::{Fault, is_within};
 use crate::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space, THREADS, is_sound_name};
 
 /// Waits below this are left to the operations that follow: each costs the simulator a timer.
@@ -375,11 +375,6 @@ impl SimFile {
     }
 }
 
-/// Whether a fault for `folder` strikes file `name`.
-fn strikes(folder: &str, name: &str) -> bool {
-    folder.is_empty() || name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
-}
-
 impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<()> {
         let (view, file) = (self.mount.view(), self.file);
@@ -387,7 +382,7 @@ impl DiskFile for SimFile {
         self.mount.act(operation, |state| {
             let next = &mut state.next.misdirected_read;
             if view == View::Shown
-                && let Some((folder, mut random)) = next.take_if(|(folder, _)| strikes(folder, &self.name))
+                && let Some((folder, mut random)) = next.take_if(|(folder, _)| is_within(&self.name, folder))
                 && let Some((other, at)) = state.platter.other_place(file, offset, target.len() as u64, &folder, &mut random)
             {
                 return state.platter.read(other, at, target, view);
@@ -401,10 +396,10 @@ impl DiskFile for SimFile {
         let operation = Operation { content: bytes, ..self.operation(Kind::Write, "disk write").at(offset, bytes.len() as u64) };
         self.mount.act(operation, |state| {
             let State { platter, next, .. } = state;
-            if next.lost_write.take_if(|folder| strikes(folder, &self.name)).is_some() {
+            if next.lost_write.take_if(|folder| is_within(&self.name, folder)).is_some() {
                 return platter.lose_write(file, offset, bytes);
             }
-            match next.misdirected_write.take_if(|(folder, _)| strikes(folder, &self.name)) {
+            match next.misdirected_write.take_if(|(folder, _)| is_within(&self.name, folder)) {
                 Some((folder, mut random)) => platter.misdirect_write(file, offset, bytes, &folder, &mut random),
                 None => platter.write(file, offset, bytes),
             }
@@ -428,10 +423,7 @@ impl DiskFile for SimFile {
         let file = self.file;
         let begin = |state: &mut State| Ok((state.platter.begin_sync(file), state.next.failing_sync.take()));
         let outcome = self.mount.sync(self.operation(Kind::Sync, "disk sync"), begin, |state, (syncing, failing)| match failing {
-            None => {
-                state.platter.end_sync(file, syncing);
-                Ok(())
-            }
+            None => state.platter.end_sync(file, syncing),
             Some(mut random) => {
                 state.platter.fail_sync(file, &mut random);
                 Err(Fault::Io { offset: 0, reason: "sync failed" })

@@ -15,6 +15,8 @@ use std::task::{Poll, Waker};
 /// What a job waits for.
 pub(super) type Wait = Pin<Box<dyn Future<Output = ()>>>;
 
+/// Jobs after which finished tasks are forgotten.
+const COUNT_TASKS_EVERY: u64 = 1024;
 /// How soon a lock is looked at again that another simulation of this process may hold.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_micros(100);
 const STACK_BYTES: usize = 1 << 20;
@@ -27,6 +29,7 @@ thread_local! {
     static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
     static LOCKS: RefCell<Vec<Parked>> = const { RefCell::new(Vec::new()) };
     static LAST_PARKED: Cell<u64> = const { Cell::new(0) };
+    static STARTED: Cell<u64> = const { Cell::new(0) };
     /// Jobs that have not ended, those of killed machines included.
     static UNFINISHED: Cell<usize> = const { Cell::new(0) };
 }
@@ -42,6 +45,11 @@ impl Job {
         let stack = STACKS.with_borrow_mut(Vec::pop);
         let stack = stack.unwrap_or_else(|| DefaultStack::new(STACK_BYTES).expect("the system gives address space"));
         UNFINISHED.set(UNFINISHED.get() + 1);
+        STARTED.set(STARTED.get() + 1);
+        if STARTED.get().is_multiple_of(COUNT_TASKS_EVERY) {
+            // madsim keeps something of every task that ever was, until somebody asks how many there are.
+            madsim::runtime::Handle::current().metrics().num_tasks_by_node();
+        }
         let body = move |yielder: &Yielder<(), Wait>, ()| {
             RUNNING.set(yielder);
             work();

@@ -73,7 +73,7 @@ impl Machine {
         super::note("machine power cut", self.name.as_bytes());
         SimNet::current().host_died(self.number());
         for drive in self.drives.iter() {
-            drive.process_ended_on(super::number_of(self.id));
+            drive.process_ended_on(self.number());
             drive.cut_power(random);
         }
         madsim::runtime::Handle::current().kill(self.id);

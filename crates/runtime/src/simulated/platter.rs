@@ -132,7 +132,7 @@ fn folder_of(name: &str) -> &str {
 }
 
 /// Whether a file lies in `folder` or in a folder of it; "" is the whole drive.
-fn is_within(name: &str, folder: &str) -> bool {
+pub(super) fn is_within(name: &str, folder: &str) -> bool {
     folder.is_empty() || name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
@@ -413,11 +413,9 @@ impl Platter {
         self.file(file).content.begin_sync()
     }
 
-    pub fn end_sync(&mut self, file: u64, syncing: Syncing) {
+    pub fn end_sync(&mut self, file: u64, syncing: Syncing) -> Result<(), Fault> {
         // The file may have lost its name and its handles while the sync was under way.
-        if let Some(file) = self.files.get_mut(&file) {
-            file.content.end_sync(syncing);
-        }
+        self.files.get_mut(&file).map_or(Ok(()), |file| file.content.end_sync(syncing))
     }
 
     /// A sync that failed: the file holds from now on what of it reached the drive.
