@@ -1,4 +1,5 @@
 use super::*;
+use jepsen_like::scenario::Fault;
 use std::collections::BTreeSet;
 
 const SMOKE: &str = include_str!("../../../chaos-scenarios/smoke.toml");
@@ -70,4 +71,26 @@ fn a_plan_of_another_version_or_with_places_that_do_not_exist_is_refused() {
     let mut wrong = plan(1);
     wrong.knobs.clocks.pop();
     assert!(matches!(Plan::from_json(&wrong.to_json()), Err(Error::Unreadable(_))));
+}
+
+#[test]
+fn the_scenarios_together_have_every_fault_and_stop_at_every_waypoint() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../chaos-scenarios");
+    let (mut faults, mut waypoints) = (BTreeSet::new(), BTreeSet::new());
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let (name, text) = (path.file_stem().unwrap().to_string_lossy(), std::fs::read_to_string(&path).unwrap());
+            // Also refuses what cannot be drawn: a waypoint that no code has, a target that a fault does not take.
+            for fault in (0..4).flat_map(|seed| Plan::draw(&name, &text, seed).unwrap().faults) {
+                faults.insert(fault.fault);
+                if let Moment::Reached { waypoint, .. } = fault.when {
+                    waypoints.insert(waypoint);
+                }
+            }
+        }
+    }
+    let missed: Vec<&str> = Fault::ALL.iter().filter(|fault| !faults.contains(fault)).map(|fault| fault.name()).collect();
+    assert!(missed.is_empty(), "{missed:?}");
+    let missed: Vec<&&str> = runtime::probe::WAYPOINTS.iter().filter(|name| !waypoints.contains(**name)).collect();
+    assert!(missed.is_empty(), "{missed:?}");
 }
