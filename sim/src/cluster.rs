@@ -16,8 +16,6 @@ use std::time::Duration;
 
 const RPC_PORT: u16 = 7000;
 const S3_PORT: u16 = 9000;
-/// Capacity of a drive.
-const DRIVE_BYTES: u64 = 64 << 30;
 const REGION: &str = "us-east-1";
 const ACCESS_KEY: &str = "SIMULATED";
 const SECRET_KEY: &str = "simulated-secret";
@@ -49,7 +47,7 @@ impl Cluster {
         let mut machines = Vec::new();
         let mut seats = Vec::new();
         for (index, node) in bootstrap.map.nodes.iter().enumerate() {
-            let drives: Vec<SimDrive> = node.drives.iter().map(|drive| SimDrive::new(&drive.label, DRIVE_BYTES)).collect();
+            let drives: Vec<SimDrive> = node.drives.iter().map(|drive| SimDrive::new(&drive.label, plan.knobs.drive_bytes)).collect();
             let slots: Vec<Slot> = drives.iter().map(|drive| Ok(drive.mount())).collect();
             drives::bootstrap(bootstrap.map.cluster, node.id, &slots).expect("new drives are empty");
             drop(slots);
@@ -178,7 +176,7 @@ fn gateway_settings(listen: SocketAddr, knobs: &Knobs) -> settings::GatewaySetti
         access_key: ACCESS_KEY.to_string(),
         secret_key: Secret(Arc::from(SECRET_KEY.as_bytes())),
         presigned_v2: true,
-        bytes_max: protocol::limits::GATEWAY_BYTES_MAX,
+        bytes_max: knobs.gateway_bytes_max,
         domains: Vec::new(),
         inline_bytes_max: knobs.inline_bytes_max,
         // Small, so that small objects have several blobs.

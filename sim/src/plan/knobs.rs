@@ -2,11 +2,15 @@
 //! Small limits reach in seconds what production reaches in days.
 
 use super::Shape;
+use jepsen_like::scenario;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 use runtime::side::{Link, stream_for};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+/// Capacity of a drive where the scenario does not say.
+const DRIVE_BYTES: u64 = 64 << 30;
 
 /// Settings of the cluster and its world.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -22,6 +26,10 @@ pub struct Knobs {
     pub blob_bytes: usize,
     /// Objects up to this size live in metadata.
     pub inline_bytes_max: usize,
+    /// Bytes of objects that a gateway holds at a time.
+    pub gateway_bytes_max: usize,
+    /// Capacity of a drive.
+    pub drive_bytes: u64,
     /// Metadata partitions.
     pub partitions: u16,
     /// Bytes of applied commands after which a replica's state is made durable.
@@ -68,8 +76,26 @@ impl Knobs {
         }
     }
 
-    /// The knobs that `seed` draws. Each has a stream of its own.
-    pub fn draw(seed: u64, shape: &Shape) -> Knobs {
+    /// The knobs that `seed` draws, but for those that the scenario fixes. Each has a stream of its own.
+    pub fn draw(seed: u64, shape: &Shape, fixed: &scenario::Knobs) -> Knobs {
+        let mut knobs = Knobs::draw_all(seed, shape);
+        let size = |bytes: Option<u64>, drawn: usize| bytes.map_or(drawn, |bytes| usize::try_from(bytes).expect("64 bits"));
+        knobs.blob_bytes = size(fixed.blob_bytes, knobs.blob_bytes);
+        knobs.inline_bytes_max = size(fixed.inline_bytes_max, knobs.inline_bytes_max);
+        knobs.gateway_bytes_max = size(fixed.gateway_bytes_max, knobs.gateway_bytes_max);
+        knobs.drive_bytes = fixed.drive_bytes.unwrap_or(knobs.drive_bytes);
+        if let Some(partitions) = fixed.partitions {
+            knobs.partitions = u16::try_from(partitions).expect("a scenario has at most 1000");
+        }
+        if let Some(latency) = &fixed.latency {
+            let us = |time: &Duration| u64::try_from(time.as_micros()).expect("less than a year");
+            // A range of links is half open, and never empty.
+            knobs.latency_us = (us(latency.start()), us(latency.end()).max(us(latency.start()) + 1));
+        }
+        knobs
+    }
+
+    fn draw_all(seed: u64, shape: &Shape) -> Knobs {
         let stream = |knob: &str| stream_for(seed, &format!("plan knob {knob}"), 0, 0);
         let latency_us = *one(&mut stream("latency"), &[(200, 3_000), (50, 400), (100, 1_000), (1_000, 8_000)]);
         let tail = one(&mut stream("tail"), &[None, None, Some(1_000), Some(10_000)])
@@ -90,6 +116,8 @@ impl Knobs {
             bytes_per_second: *one(&mut stream("bandwidth"), &[None, None, None, Some(20 << 20)]),
             blob_bytes: *one(&mut stream("blob"), &[256 << 10, 64 << 10, 1 << 20]),
             inline_bytes_max: *one(&mut stream("inline"), &[protocol::limits::INLINE_BYTES_MAX, 0, 512]),
+            gateway_bytes_max: protocol::limits::GATEWAY_BYTES_MAX,
+            drive_bytes: DRIVE_BYTES,
             partitions: *one(&mut stream("partitions"), &[4, 1, 2, 7]),
             checkpoint_bytes,
             checkpoint_after_ms: *one(&mut stream("checkpoint time"), &[30_000, 5_000, 1_000]),

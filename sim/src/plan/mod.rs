@@ -63,7 +63,7 @@ impl Plan {
     pub fn draw(name: &str, text: &str, seed: u64) -> Result<Plan, Error> {
         let scenario = Scenario::parse(name, text)?;
         let shape = Shape::of(&scenario);
-        let knobs = Knobs::draw(seed, &shape);
+        let knobs = Knobs::draw(seed, &shape, &scenario.knobs);
         let mut crowd = scenario.clone();
         for workload in &mut crowd.workloads {
             workload.clients = (workload.clients * knobs.clients_percent).div_ceil(100);

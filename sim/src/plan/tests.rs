@@ -94,3 +94,14 @@ fn the_scenarios_together_have_every_fault_and_stop_at_every_waypoint() {
     let missed: Vec<&&str> = runtime::probe::WAYPOINTS.iter().filter(|name| !waypoints.contains(**name)).collect();
     assert!(missed.is_empty(), "{missed:?}");
 }
+
+#[test]
+fn what_the_scenario_fixes_is_not_drawn() {
+    let knobs = "[knobs]\npartitions = 3\nblob_bytes = \"32KiB\"\ngateway_bytes_max = \"16MiB\"\ndrive_bytes = \"1GiB\"\nlatency = \"2ms\"\n\n[expect]";
+    let text = include_str!("../../../chaos-scenarios/smoke.toml").replacen("[expect]", knobs, 1);
+    for seed in 0..20 {
+        let knobs = Plan::draw("smoke", &text, seed).unwrap().knobs;
+        assert_eq!((knobs.partitions, knobs.blob_bytes, knobs.gateway_bytes_max), (3, 32 << 10, 16 << 20));
+        assert_eq!((knobs.drive_bytes, knobs.latency_us), (1 << 30, (2_000, 2_001)));
+    }
+}
