@@ -80,7 +80,7 @@ fn request(bucket: &str, key: &str, value: Value, manner: Rudeness) -> Request {
     match manner {
         Rudeness::Slow => {
             let pieces = value.bytes.div_ceil(SLOW_PIECE_BYTES as u64).max(1);
-            let bytes = usize::try_from(value.bytes).unwrap_or(usize::MAX).min(SLOW_PIECE_BYTES).max(1);
+            let bytes = usize::try_from(value.bytes).unwrap_or(usize::MAX).clamp(1, SLOW_PIECE_BYTES);
             let pause = SLOW_TIME / u32::try_from(pieces).unwrap_or(u32::MAX);
             tampered(good.payload(Payload::Unsigned), Tamper { pace: Some((bytes, pause)), ..plain })
         }
