@@ -87,7 +87,7 @@ pub(super) struct Step<'a> {
     pub begun: u64,
     /// `None`: it may take effect at any later time, or never.
     pub ended: Option<u64>,
-    /// That the reply made or saw, if it is of this key's partition.
+    /// That the reply made or saw, if it is of this key's partition, and comparable with the others.
     pub revision: Option<u64>,
 }
 
@@ -131,10 +131,23 @@ pub(super) fn registers<'a>(history: &'a History, ranges: &[Range<'a>]) -> Regis
             steps.push(whole(range.operation, effect));
         }
     }
-    for steps in registers.values_mut() {
+    let mortal = deleted_buckets(history);
+    for ((bucket, _), steps) in &mut registers {
         steps.sort_by_key(|step| step.begun);
+        if mortal.contains(bucket) {
+            steps.iter_mut().for_each(|step| step.revision = None);
+        }
     }
     registers
+}
+
+/// Buckets that may have been deleted. One that is created again may lie in other partitions, so that revisions of its
+/// lives cannot be compared.
+fn deleted_buckets(history: &History) -> BTreeSet<&str> {
+    let may_delete = |operation: &&Operation| {
+        operation.action == Action::DeleteBucket && matches!(operation.outcome, Outcome::Done | Outcome::Unknown(_))
+    };
+    history.operations.iter().filter(may_delete).map(|operation| operation.bucket.as_str()).collect()
 }
 
 /// Values that each key can have held, whoever wrote them.

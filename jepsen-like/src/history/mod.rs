@@ -195,7 +195,8 @@ pub struct Operation {
     pub ended_us: Option<u64>,
     pub outcome: Outcome,
     /// A witness of the order: the revision of the key's partition that a write made, or a read saw. Comparable
-    /// among the operations of one key only. `None`: the reply did not say, or there was none.
+    /// among the operations of one key only, during one life of its bucket. `None`: the reply did not say, or there was
+    /// none.
     #[serde(default)]
     pub revision: Option<u64>,
 }

@@ -129,8 +129,11 @@ fn whatever_a_bucket_lists_is_explained() {
     QuickCheck::new().rng(Gen::from_size_and_seed(100, 1)).tests(300).quickcheck(holds as fn(u64) -> bool);
 }
 
+/// Where each page begins, its keys, its common prefixes, and what to go on with.
+type Pages<'a> = &'a [(After, &'a [&'a str], &'a [&'a str], Option<&'a str>)];
+
 /// A bucket at rest with keys a, b, c/d, c/e: one listing of it.
-fn listed(kind: ListKind, delimiter: &str, pages: &[(After, &[&str], &[&str], Option<&str>)]) -> Vec<Violation> {
+fn listed(kind: ListKind, delimiter: &str, pages: Pages<'_>) -> Vec<Violation> {
     let mut bucket = Bucket::new(0);
     for (number, name) in (1..).zip(["a", "b", "c/d", "c/e", "gone"]) {
         let put = bucket.begin(name, Action::Put(value(number)));
@@ -179,7 +182,6 @@ fn good_pages_pass() {
 fn doctored_pages_are_found() {
     let key = |key: &str| After::Key(key.to_owned());
     let token = || After::Token("t".to_owned());
-    type Pages<'a> = &'a [(After, &'a [&'a str], &'a [&'a str], Option<&'a str>)];
     let lies: [(ListKind, &str, Pages<'_>); 14] = [
         // Missing, deleted, never written, twice, out of order.
         (ListKind::V2, "", &[(After::Start, &["a", "c/d", "c/e"], &[], None)]),
