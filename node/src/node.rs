@@ -150,7 +150,7 @@ impl Node {
 }
 
 /// The state machine of each group.
-fn machine(group: GroupId) -> Arc<dyn consensus::StateMachine> {
+pub(crate) fn machine(group: GroupId) -> Arc<dyn consensus::StateMachine> {
     if group == ROOT { Arc::new(placement::Root) } else { Arc::new(metadata::Partition) }
 }
 

@@ -23,6 +23,8 @@ const SECRET_KEY: &str = "simulated-secret";
 /// The cluster, and what the simulator sees of it that no client could.
 pub struct Cluster {
     pub machines: Vec<Machine>,
+    /// What it was founded as.
+    pub bootstrap: settings::Bootstrap,
     /// By machine.
     seats: Vec<Arc<Mutex<Seat>>>,
 }
@@ -66,7 +68,7 @@ impl Cluster {
             let machine = Machine::start(&name, node.address.ip(), drives, move || live(settings.clone(), mounted.clone(), seat.clone()));
             machines.push(machine);
         }
-        Cluster { machines, seats }
+        Cluster { machines, bootstrap, seats }
     }
 
     /// The node that runs on a machine, if it has started.

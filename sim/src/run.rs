@@ -9,6 +9,7 @@ use jepsen_like::history::Recorder;
 use jepsen_like::s3::Client;
 use jepsen_like::workload::{self, Work};
 use runtime::side::{self, Machine};
+use runtime::task;
 use runtime::time::{self, Instant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use std::time::Duration;
 const START_MAX: Duration = Duration::from_secs(60);
 /// Simulated time after the last fault in which everything must be readable.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// How often the judge looks at the drives when nothing is acknowledged.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a run found.
 #[derive(Debug, Default)]
@@ -47,9 +50,17 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
         return report;
     }
 
-    let judge = Judge::new(&scenario, cluster.clone());
+    let judge = Arc::new(Judge::new(&scenario, cluster.clone()));
     let recorder = Arc::new(Recorder::new());
     let _watching = watch.start(cluster.clone(), plan.shape);
+    let (told, watching) = (judge.clone(), judge.clone());
+    recorder.on_end(move |operation| told.acknowledged(operation));
+    let judging = task::spawn(async move {
+        loop {
+            watching.watch();
+            time::sleep(WATCH_INTERVAL).await;
+        }
+    });
     let work = Work::new(&clients, recorder.clone());
     let working = {
         let (work, steps) = (work.clone(), plan.steps.clone());
@@ -57,15 +68,22 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
         clients_machine.spawn(async move { work.run(steps, &untils).await })
     };
     let deeds = nemesis::carry_out(&cluster, &clients_machine, &plan, time::now()).await;
+    let healed = time::now();
+    {
+        let (judge, clients) = (judge.clone(), clients.clone());
+        clients_machine.spawn(async move { judge.serves_again(&clients, healed).await }).await;
+    }
     working.await;
 
     let read_back = clients_machine.spawn(async move { work.read_all(SETTLE_MAX).await }).await;
+    drop(judging);
     let history = recorder.history();
     watch.finish(&plan, &scenario.claim, &history);
     report.violations.extend(judge.end(&history, &read_back).await);
     report.violations.extend(refused_without_reason(&cluster, &deeds));
     report.deeds = deeds;
     report.tally = history.tally();
+    report.tally.extend(judge.standing().into_iter().map(|(name, count)| (name.to_owned(), count)));
     report.took = time::now().duration_since(began);
     report
 }

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod host;
+pub mod inspect;
 pub mod rows;
 
 mod backend;

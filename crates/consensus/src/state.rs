@@ -114,6 +114,13 @@ pub(crate) fn catching<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, 
     })
 }
 
+/// What was applied, as of the last checkpoint in a copy of a state's file.
+pub(crate) fn read_copy(copy: impl redb::StorageBackend) -> Result<Meta, Error> {
+    let opened = catch_unwind(AssertUnwindSafe(|| redb::Builder::new().set_cache_size(1 << 20).create_with_backend(copy)));
+    let database = opened.map_err(|_| Error("damaged".to_owned()))??;
+    read_meta(&database)
+}
+
 impl State {
     /// Make a new, empty state in the file `name`; durable when it returns. A leftover of that name is replaced.
     pub(crate) fn create(disk: &Arc<dyn Disk>, name: &str, cache_bytes: usize, mark_interval: u64, meta: Meta) -> Result<State, Error> {

@@ -149,7 +149,7 @@ fn confirm(slot: &Slot, epoch: Epoch, scheme: Scheme) -> Result<(), Refusal> {
 }
 
 /// The address in `<volume>-<generation>-<slot>.slot`, all in hex digits of fixed width.
-fn parse_file_name(name: &str) -> Option<SlotAddress> {
+pub(crate) fn parse_file_name(name: &str) -> Option<SlotAddress> {
     let stem = name.strip_suffix(".slot")?;
     let mut parts = stem.split('-');
     let mut number = || u64::from_str_radix(parts.next()?, 16).ok();

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod drive;
+pub mod inspect;
 mod record;
 mod recovery;
 mod slot;

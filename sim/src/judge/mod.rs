@@ -1,46 +1,182 @@
 //! What the simulator judges of a run: what the clients saw, and what lies on the simulated drives where no client can
-//! look. All is judged when the run is over.
+//! look. [`Judge`] is told of each acknowledgement while the run goes on,
+//! and judges all when it is over.
 
+mod acknowledged;
+mod drives;
+mod ledger;
+mod liveness;
+mod logs;
 mod panics;
 mod replicas;
+mod slots;
+mod surface;
+mod witness;
 
 pub use panics::watch_panics;
 
 use crate::cluster::Cluster;
-use jepsen_like::check::{self, Violation};
-use jepsen_like::history::History;
-use jepsen_like::scenario::Scenario;
+use drives::{Drives, Harm};
+use jepsen_like::check::{self, Final, Violation};
+use jepsen_like::history::{History, Operation};
+use jepsen_like::s3::Client;
+use jepsen_like::scenario::{Acknowledged, Scenario};
 use jepsen_like::workload::Standing;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use ledger::Ledger;
+use logs::Logs;
+use protocol::{DriveId, GroupId};
+use runtime::time::Instant;
+use slots::Slots;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Simulated time after the last fault in which the cluster must serve, where the scenario does not say.
+const SERVICE_WITHIN: Duration = Duration::from_secs(60);
+/// Violations of one kind that are told one by one.
+const TOLD_MAX: usize = 20;
 
 /// Judges one run.
 pub struct Judge {
     scenario: Scenario,
     cluster: Arc<Cluster>,
+    drives: Drives,
+    state: Mutex<State>,
+}
+
+/// What was seen of the raw drives so far.
+struct State {
+    logs: Logs,
+    slots: Slots,
+    found: Vec<String>,
+    /// Files that were shown wrongly at some time.
+    struck: BTreeSet<(DriveId, String)>,
+    /// Drives that were out of reach or showed wrong bytes at some time.
+    touched: BTreeSet<DriveId>,
 }
 
 impl Judge {
     /// Begin to watch `cluster`.
     pub fn new(scenario: &Scenario, cluster: Arc<Cluster>) -> Judge {
-        Judge { scenario: scenario.clone(), cluster }
+        let drives = Drives::of(&cluster);
+        let logs = Logs::new(node::inspect::groups(&cluster.bootstrap));
+        let state =
+            Mutex::new(State { logs, slots: Slots::default(), found: Vec::new(), struck: BTreeSet::new(), touched: BTreeSet::new() });
+        Judge { scenario: scenario.clone(), cluster, drives, state }
+    }
+
+    /// A client has the reply to `operation` at this moment.
+    pub fn acknowledged(&self, operation: &Operation) {
+        if !acknowledged::is_promise(operation) {
+            return;
+        }
+        let mut state = self.advanced();
+        let State { logs, slots, found, .. } = &mut *state;
+        found.extend(acknowledged::judge(operation, &self.drives, logs, slots));
+    }
+
+    /// Take in what the drives hold by now: logs are cut, so that looking only at acknowledgements could miss entries.
+    pub fn watch(&self) {
+        let mut state = self.advanced();
+        let harm = Harm::now(&self.drives, &self.cluster);
+        state.struck.extend(harm.marked().cloned());
+        state.touched.extend(harm.marked().map(|(drive, _)| *drive));
+        state.touched.extend(harm.outs().filter(|drive| harm.out(*drive) == Some(drives::Out::Drive)));
+    }
+
+    /// Faults may cost acknowledged versions, if the ledger says so.
+    fn beyond_budget(&self) -> bool {
+        self.scenario.expect.acknowledged == Some(Acknowledged::LostAsTheLedgerSays)
+    }
+
+    /// All faults are healed, the last one at `healed`: whether every gateway serves again in time.
+    pub async fn serves_again(&self, clients: &[Client], healed: Instant) {
+        if self.beyond_budget() {
+            return;
+        }
+        let within = self.scenario.expect.service_within.unwrap_or(SERVICE_WITHIN);
+        let found = liveness::judge(&self.cluster, clients, healed + within).await;
+        self.state.lock().expect("nothing panics under this lock").found.extend(found);
     }
 
     /// The run is over, all is healed, and each bucket was read back: everything that is wrong.
     pub async fn end(&self, history: &History, read_back: &BTreeMap<String, Standing>) -> Vec<String> {
-        let mut found = self.judge_history(history, read_back);
-        found.extend(replicas::compare(&self.cluster).await);
+        self.watch();
+        let touched = self.state.lock().expect("nothing panics under this lock").touched.clone();
+        let mut found = replicas::compare(&self.cluster, &self.drives, &touched).await;
+        let (ledger, on_drives) = self.judge_drives();
+        found.extend(self.judge_history(history, read_back, &ledger));
+        found.extend(on_drives);
         found.extend(panics::take().into_iter().map(|panic| format!("a task panicked: {panic}")));
         found
     }
 
-    /// What the clients saw.
-    fn judge_history(&self, history: &History, read_back: &BTreeMap<String, Standing>) -> Vec<String> {
+    /// How the versions that keys have at the end stand, by name.
+    pub fn standing(&self) -> Vec<(&'static str, usize)> {
+        let mut state = self.advanced();
+        let State { logs, slots, .. } = &mut *state;
+        let ledger = Ledger::take(&self.drives, &Harm::now(&self.drives, &self.cluster), logs, slots);
+        vec![("versions at the end", ledger.0.len()), ("at risk", ledger.at_risk().count()), ("lost", ledger.lost().count())]
+    }
+
+    fn advanced(&self) -> std::sync::MutexGuard<'_, State> {
+        let mut committed: BTreeMap<GroupId, u64> = BTreeMap::new();
+        for node in (0..self.cluster.machines.len()).filter_map(|index| self.cluster.node(index)) {
+            for replica in node.host().status() {
+                let known = committed.entry(replica.group).or_default();
+                *known = (*known).max(replica.committed);
+            }
+        }
+        let mut state = self.state.lock().expect("nothing panics under this lock");
+        let found = state.logs.advance(&self.drives, &committed);
+        state.found.extend(found);
+        state
+    }
+
+    /// What lies on the raw drives.
+    fn judge_drives(&self) -> (Ledger, Vec<String>) {
+        let mut state = self.advanced();
+        let State { logs, slots, found, struck, .. } = &mut *state;
+        let harm = Harm::now(&self.drives, &self.cluster);
+        let ledger = Ledger::take(&self.drives, &harm, logs, slots);
+        if !self.beyond_budget() {
+            found.extend(ledger.lost().map(|line| format!("I1: {} is lost on the raw drives: {:?}", line.key, line.stripes)));
+        }
+        for (line, reason) in ledger.0.iter().filter_map(|line| Some((line, line.wrong.as_ref()?))) {
+            found.push(format!("I1: {} does not come out of the raw drives: {reason}", line.key));
+        }
+        found.extend(surface::judge(&self.drives, struck));
+        let mut found = std::mem::take(found);
+        if found.len() > TOLD_MAX {
+            let more = found.len() - TOLD_MAX;
+            found.truncate(TOLD_MAX);
+            found.push(format!("and {more} more that the raw drives show"));
+        }
+        (ledger, found)
+    }
+
+    /// Keys of a bucket that faults beyond the budget have cost.
+    fn lost_keys<'a>(&self, bucket: &str, ledger: &'a Ledger) -> BTreeSet<&'a str> {
+        if !self.beyond_budget() {
+            return BTreeSet::new();
+        }
+        let state = self.state.lock().expect("nothing panics under this lock");
+        let id = node::inspect::bucket(state.logs.root().rows(), bucket).map(|bucket| bucket.id);
+        ledger.lost().filter(|line| Some(line.bucket) == id).map(|line| line.key.as_str()).collect()
+    }
+
+    /// What the clients saw. Beyond the budget, keys may be unreadable that the ledger calls lost, and no others.
+    fn judge_history(&self, history: &History, read_back: &BTreeMap<String, Standing>, ledger: &Ledger) -> Vec<String> {
         let (mut violations, mut found): (Vec<Violation>, Vec<String>) = (Vec::new(), Vec::new());
         for (bucket, Standing { finals, listed }) in read_back {
-            violations.extend(check::read_back(history, bucket, finals));
+            let lost = self.lost_keys(bucket, ledger);
+            let mut unsound = check::read_back(history, bucket, finals);
+            unsound.retain(|violation| !matches!(violation, Violation::Unreadable { key, .. } if lost.contains(key.as_str())));
+            violations.extend(unsound);
+            found.extend(readable_though_lost(&lost, finals));
             match listed {
                 Ok(listed) => violations.extend(check::listing(finals, listed)),
+                Err(_) if self.beyond_budget() && ledger.0.iter().any(|line| line.without_quorum) => {}
                 Err(error) => found.push(format!("no listing of {bucket} at the end: {error}")),
             }
         }
@@ -52,5 +188,24 @@ impl Judge {
         }
         found.extend(violations.iter().map(ToString::to_string));
         found
+    }
+}
+
+/// Keys that were read although the ledger calls them lost: the ledger is wrong, or what was read is.
+fn readable_though_lost(lost: &BTreeSet<&str>, finals: &BTreeMap<String, Final>) -> Vec<String> {
+    let read = |key: &&&str| finals.get(**key).is_some_and(|found| found.is_ok());
+    lost.iter().filter(read).map(|key| format!("{key}: the ledger says that it is lost, but it was read")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jepsen_like::history::Seen;
+
+    #[test]
+    fn the_ledger_may_not_call_lost_what_can_be_read() {
+        let finals: BTreeMap<String, Final> = [("a".to_string(), Ok(Seen::Absent)), ("b".to_string(), Err("503".to_string()))].into();
+        assert_eq!(readable_though_lost(&BTreeSet::from(["b"]), &finals).len(), 0);
+        assert_eq!(readable_though_lost(&BTreeSet::from(["a", "b"]), &finals).len(), 1);
     }
 }

@@ -1,36 +1,102 @@
-//! I9: replicas that applied the same index hold the same bytes.
+//! I9: replicas that applied the same index hold the same bytes. A replica may be missing only for a reason that a fault
+//! explains.
 
+use super::drives::{Drives, Harm};
 use crate::cluster::Cluster;
+use protocol::DriveId;
 use runtime::time;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Simulated time after the last fault in which the replicas of a group must have applied the same.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 
-/// Wait until the replicas of each group have applied the same, then compare their state hashes.
-pub(super) async fn compare(cluster: &Cluster) -> Vec<String> {
+/// A replica that runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Replica {
+    applied: u64,
+    state_hash: u64,
+    replica: u64,
+}
+
+/// Wait until the running replicas of each group have applied the same, then compare their state hashes. `touched`: drives
+/// that a fault struck.
+pub(super) async fn compare(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> Vec<String> {
     let deadline = time::now() + SETTLE_MAX;
     loop {
-        let mut groups: BTreeMap<u64, Vec<(u64, u64, u64)>> = BTreeMap::new();
-        for index in 0..cluster.machines.len() {
-            let Some(node) = cluster.node(index) else { continue };
-            for replica in node.host().status() {
-                groups.entry(replica.group.0).or_default().push((replica.applied, replica.state_hash, replica.replica.0));
-            }
-        }
-        let settled = groups.values().all(|replicas| replicas.iter().all(|replica| replica.0 == replicas[0].0));
-        let differing: Vec<String> = groups
-            .iter()
-            .filter(|(_, replicas)| replicas.iter().any(|one| replicas.iter().any(|other| one.0 == other.0 && one.1 != other.1)))
-            .map(|(group, replicas)| format!("replicas of group {group} differ (applied, state hash, replica): {replicas:x?}"))
-            .collect();
-        if settled || !differing.is_empty() {
-            return differing;
+        let (groups, mut found) = gather(cluster, drives, touched);
+        found.extend(differing(&groups));
+        let settled = groups.values().all(|replicas| replicas.iter().all(|replica| replica.applied == replicas[0].applied));
+        if settled || !found.is_empty() {
+            return found;
         }
         if time::now() >= deadline {
-            return vec![format!("replicas do not catch up within {} s (applied, state hash, replica): {groups:x?}", SETTLE_MAX.as_secs())];
+            return vec![format!("replicas do not catch up within {} s: {groups:x?}", SETTLE_MAX.as_secs())];
         }
         time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The replicas that run, and those that do not and should.
+fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> (BTreeMap<u64, Vec<Replica>>, Vec<String>) {
+    let harm = Harm::now(drives, cluster);
+    let explained = |drive: DriveId| touched.contains(&drive) || harm.out(drive).is_some();
+    let mut groups: BTreeMap<u64, Vec<Replica>> = BTreeMap::new();
+    let mut found = Vec::new();
+    let mut seen = BTreeSet::new();
+    for node in (0..cluster.machines.len()).filter_map(|index| cluster.node(index)) {
+        for status in node.host().status() {
+            seen.insert((status.group, status.replica));
+            match &status.trouble {
+                None => groups.entry(status.group.0).or_default().push(Replica {
+                    applied: status.applied,
+                    state_hash: status.state_hash,
+                    replica: status.replica.0,
+                }),
+                Some(_) if explained(status.drive) => {}
+                Some(reason) => found.push(format!(
+                    "replica {} of group {} stopped on {}, which no fault explains: {reason}",
+                    status.replica,
+                    status.group,
+                    drives.label(status.drive)
+                )),
+            }
+        }
+    }
+    for spec in node::inspect::groups(&cluster.bootstrap) {
+        for voter in spec.voters.iter().filter(|voter| !seen.contains(&(spec.group, voter.replica)) && !explained(voter.drive)) {
+            found.push(format!("replica {} of group {} is not there, which no fault explains", voter.replica, spec.group));
+        }
+    }
+    (groups, found)
+}
+
+fn differing(groups: &BTreeMap<u64, Vec<Replica>>) -> Vec<String> {
+    let differ = |replicas: &[Replica]| {
+        replicas.iter().any(|one| replicas.iter().any(|other| one.applied == other.applied && one.state_hash != other.state_hash))
+    };
+    groups
+        .iter()
+        .filter(|(_, replicas)| differ(replicas))
+        .map(|(group, replicas)| format!("replicas of group {group} differ: {replicas:x?}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_are_compared_where_they_applied_the_same() {
+        let judge = |hashes: &[(u64, u64)]| {
+            let replicas = hashes.iter().zip(1..).map(|((applied, state_hash), replica)| Replica {
+                applied: *applied,
+                state_hash: *state_hash,
+                replica,
+            });
+            differing(&BTreeMap::from([(1, replicas.collect())])).len()
+        };
+        assert_eq!(judge(&[(5, 1), (5, 1), (6, 2)]), 0);
+        assert_eq!(judge(&[(5, 1), (6, 2), (5, 3)]), 1);
     }
 }

@@ -1,0 +1,43 @@
+//! What a judge of raw drives has to know of a cluster: where the replicas of each group live, which state machine runs
+//! in them, and how a volume stands in the root group's rows. Nothing here changes anything.
+
+use crate::settings::Bootstrap;
+use consensus::rows::MemoryRows;
+use consensus::{GroupSpec, StateMachine};
+use placement::Bucket;
+use placement::commands::{Answer, Query, Reply};
+use protocol::{GroupId, ROOT, Volume, VolumeId, wire};
+use std::sync::Arc;
+
+/// All groups of a cluster and where their replicas live.
+pub fn groups(bootstrap: &Bootstrap) -> Vec<GroupSpec> {
+    let mut groups = vec![ROOT];
+    groups.extend(&bootstrap.partitions);
+    placement::place_replicas(&bootstrap.map, &groups)
+}
+
+/// The state machine that runs in the replicas of `group`.
+pub fn machine(group: GroupId) -> Arc<dyn StateMachine> {
+    crate::node::machine(group)
+}
+
+/// The volume in these rows of the root group.
+pub fn volume(root: &MemoryRows, volume: VolumeId) -> Option<Volume> {
+    match ask(root, &Query::Volume { volume })? {
+        Reply::Volume(volume) => Some(volume),
+        _ => None,
+    }
+}
+
+/// The bucket of this name in these rows of the root group.
+pub fn bucket(root: &MemoryRows, name: &str) -> Option<Bucket> {
+    match ask(root, &Query::Bucket { name: name.to_string() })? {
+        Reply::Bucket(bucket) => Some(bucket),
+        _ => None,
+    }
+}
+
+fn ask(root: &MemoryRows, query: &Query) -> Option<Reply> {
+    let answer = machine(ROOT).query(&root.rows(), &wire::encode(query));
+    wire::decode::<Answer>(&answer).ok()?.result.ok()
+}

@@ -1,0 +1,167 @@
+//! [`Witness`]: a replica of a group in the simulator's memory. It is fed with what the drives of the real replicas hold
+//! durably, and so knows every version that was ever committed, and which blobs it has. It counts commands by itself:
+//! a command that is retried is applied once here whatever the replicas do.
+
+use consensus::StateMachine;
+use consensus::inspect::{LoggedEntry, Session, decode_command};
+use consensus::rows::MemoryRows;
+use metadata::commands::{Command, Reply};
+use metadata::rows::{PartRow, decode};
+use metadata::{Applied, keys};
+use protocol::{BlobRef, Body, BucketId, GroupId, Record, Revision, wire};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Commands of a writer that may be unfinished, as `consensus` promises.
+const WINDOW: u64 = 1024;
+/// User metadata in which the workloads name what they wrote: `id:bytes`.
+const VALUE: &str = "value";
+
+/// A write of a key that was applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    pub bucket: BucketId,
+    /// Where in the group's log.
+    pub index: u64,
+    pub term: u64,
+    pub revision: Revision,
+    /// `None`: a delete.
+    pub version: Option<Version>,
+}
+
+/// A version of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Version {
+    pub etag: String,
+    /// What the client called it, if it is a workload's.
+    pub value: Option<String>,
+    /// Empty: its bytes lie in its record.
+    pub blobs: Vec<BlobRef>,
+}
+
+/// What the simulator knows of one group.
+pub struct Witness {
+    pub group: GroupId,
+    machine: Arc<dyn StateMachine>,
+    rows: MemoryRows,
+    applied: u64,
+    writers: BTreeMap<u64, Writer>,
+    written: BTreeMap<String, Vec<Written>>,
+}
+
+#[derive(Default)]
+struct Writer {
+    lowest: u64,
+    done: BTreeSet<u64>,
+}
+
+impl Witness {
+    /// Of a group that applied nothing yet.
+    pub fn new(group: GroupId, machine: Arc<dyn StateMachine>) -> Witness {
+        Witness { group, machine, rows: MemoryRows::default(), applied: 0, writers: BTreeMap::new(), written: BTreeMap::new() }
+    }
+
+    /// The last entry that was applied.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// The rows as of then.
+    pub fn rows(&self) -> &MemoryRows {
+        &self.rows
+    }
+
+    /// Writes of `key` in whatever bucket, in their order.
+    pub fn written(&self, key: &str) -> &[Written] {
+        self.written.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The version that each key has at present.
+    pub fn living(&self) -> Vec<(&str, &Written, &Version)> {
+        let mut living = Vec::new();
+        for (key, written) in &self.written {
+            let mut last: BTreeMap<BucketId, &Written> = BTreeMap::new();
+            for one in written {
+                last.insert(one.bucket, one);
+            }
+            living.extend(last.into_values().filter_map(|one| Some((key.as_str(), one, one.version.as_ref()?))));
+        }
+        living
+    }
+
+    /// Apply the next committed entry.
+    pub fn apply(&mut self, index: u64, entry: &LoggedEntry) {
+        assert_eq!(index, self.applied + 1, "entries are applied one after another");
+        self.applied = index;
+        let Some((session, command)) = decode_command(&entry.data) else { return };
+        if session.is_some_and(|session| !self.admit(session)) {
+            return;
+        }
+        let reply = self.machine.apply(&mut self.rows.rows_mut(), command);
+        if self.group != protocol::ROOT {
+            self.note(index, entry.term, command, &reply);
+        }
+    }
+
+    /// Whether a command is new, and within its writer's window.
+    fn admit(&mut self, session: Session) -> bool {
+        let writer = self.writers.entry(session.writer).or_default();
+        if session.lowest_unfinished > writer.lowest && session.lowest_unfinished <= session.counter {
+            writer.lowest = session.lowest_unfinished;
+            writer.done = writer.done.split_off(&writer.lowest);
+        }
+        let sound = session.counter >= writer.lowest && session.lowest_unfinished <= session.counter;
+        let room = session.counter - writer.lowest.min(session.counter) < WINDOW && (writer.done.len() as u64) < WINDOW;
+        sound && room && writer.done.insert(session.counter)
+    }
+
+    fn note(&mut self, index: u64, term: u64, command: &[u8], reply: &[u8]) {
+        let Ok(command) = wire::decode::<Command>(command) else { return };
+        let (bucket, key, revision, version) = match command {
+            Command::Put { bucket, key, record, .. } => {
+                let Some(Applied { revision, .. }) = accepted(reply) else { return };
+                (bucket, key, revision, Some(self.version(&record)))
+            }
+            Command::Delete { bucket, key, .. } => {
+                let Some(Applied { revision, .. }) = accepted(reply) else { return };
+                (bucket, key, revision, None)
+            }
+            Command::CompleteUpload { bucket, key, .. } => {
+                let Some(record) = accepted::<Record>(reply) else { return };
+                // A repeated Complete answers with the record that it made before: nothing new was written.
+                if self.written(&key).iter().any(|one| one.bucket == bucket && one.revision == record.revision) {
+                    return;
+                }
+                (bucket, key, record.revision, Some(self.version(&record)))
+            }
+            _ => return,
+        };
+        self.written.entry(key).or_default().push(Written { bucket, index, term, revision, version });
+    }
+
+    fn version(&self, record: &Record) -> Version {
+        let value = record.headers.user.iter().find(|(name, _)| name == VALUE).map(|(_, value)| value.clone());
+        Version { etag: record.etag.clone(), value, blobs: self.blobs(&record.body) }
+    }
+
+    fn blobs(&self, body: &Body) -> Vec<BlobRef> {
+        match body {
+            Body::Inline(_) => Vec::new(),
+            Body::Blobs(blobs) => blobs.clone(),
+            Body::Parts { upload, parts } => {
+                let rows = self.rows.rows();
+                let part = |number| {
+                    let key = keys::part(*upload, number);
+                    let row: Option<PartRow> = rows.get(&key).and_then(|value| decode(&key, &value).ok());
+                    row.map_or_else(Vec::new, |row| self.blobs(&row.part.body))
+                };
+                parts.iter().flat_map(|named| part(named.number)).collect()
+            }
+        }
+    }
+}
+
+/// What a partition answered to a command that it accepted.
+fn accepted<T: serde::de::DeserializeOwned>(reply: &[u8]) -> Option<T> {
+    wire::decode::<Reply<T>>(reply).ok()?.result.ok()
+}
