@@ -51,6 +51,10 @@ pub fn judge(operation: &Operation, drives: &Drives, logs: &Logs, slots: &mut Sl
     let Some(promise) = promise(operation) else { return Vec::new() };
     let who = format!("I2: {} of {}/{} was acknowledged", name(&operation.action), operation.bucket, operation.key);
     let Some((group, written)) = logs.find(&operation.key, |written| keeps(written, &promise, operation.revision)) else {
+        // Told once, where it happened: the product is not to be blamed for what the judge missed.
+        if !logs.sees_all() {
+            return Vec::new();
+        }
         return vec![format!("{who}, but no quorum of synced logs holds its command")];
     };
     let mut found = Vec::new();

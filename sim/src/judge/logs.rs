@@ -8,26 +8,32 @@ use super::witness::{Version, Witness, Written};
 use consensus::GroupSpec;
 use consensus::inspect::{LogView, LoggedEntry, ReplicaLog};
 use protocol::{DriveId, GroupId, ROOT};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The logs of all drives, read as far as they go.
 pub struct Logs {
     groups: BTreeMap<GroupId, GroupSpec>,
     views: BTreeMap<DriveId, LogView>,
     witnesses: BTreeMap<GroupId, Witness>,
+    /// Groups of which an entry was cut before it was read: from then on nothing can be said of them.
+    out_of_sight: BTreeSet<GroupId>,
 }
 
 impl Logs {
     pub fn new(groups: Vec<GroupSpec>) -> Logs {
         let witnesses = groups.iter().map(|spec| (spec.group, Witness::new(spec.group, node::inspect::machine(spec.group)))).collect();
-        Logs { groups: groups.into_iter().map(|spec| (spec.group, spec)).collect(), views: BTreeMap::new(), witnesses }
+        Logs {
+            groups: groups.into_iter().map(|spec| (spec.group, spec)).collect(),
+            views: BTreeMap::new(),
+            witnesses,
+            out_of_sight: BTreeSet::new(),
+        }
     }
 
     /// Take in what became durable since the last call. `committed` is how far the nodes say that a group is.
     pub fn advance(&mut self, drives: &Drives, committed: &BTreeMap<GroupId, u64>) -> Vec<String> {
         let mut found = Vec::new();
-        let homes: std::collections::BTreeSet<DriveId> =
-            self.groups.values().flat_map(|spec| spec.voters.iter().map(|voter| voter.drive)).collect();
+        let homes: BTreeSet<DriveId> = self.groups.values().flat_map(|spec| spec.voters.iter().map(|voter| voter.drive)).collect();
         for drive in homes {
             let disk = drives.durable(drive);
             if let Err(error) = self.views.entry(drive).or_default().advance(disk.as_ref()) {
@@ -37,8 +43,21 @@ impl Logs {
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
         for group in groups {
             self.witness_more(group, committed.get(&group).copied().unwrap_or(0));
+            let next = self.witnesses[&group].applied() + 1;
+            let cut = |log: &ReplicaLog| log.start >= next && !log.entries.contains_key(&next);
+            if self.logs(group).filter(|log| cut(log)).count() > self.groups[&group].voters.len() / 2 && self.out_of_sight.insert(group) {
+                found.push(format!("the judge lost sight of group {group}: entry {next} was cut before it was read"));
+            }
+            for view in self.views.values_mut() {
+                view.forget(group, next - 1);
+            }
         }
         found
+    }
+
+    /// Whether something can be said of all groups.
+    pub fn sees_all(&self) -> bool {
+        self.out_of_sight.is_empty()
     }
 
     /// The witness of a group.

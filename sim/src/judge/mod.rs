@@ -89,6 +89,11 @@ impl Judge {
         self.scenario.expect.acknowledged == Some(Acknowledged::LostAsTheLedgerSays)
     }
 
+    /// A fault of the nemesis struck these drives, also where nothing shows it any more.
+    pub fn explain(&self, drives: impl Iterator<Item = DriveId>) {
+        self.state.lock().expect("nothing panics under this lock").touched.extend(drives);
+    }
+
     /// All faults are healed, the last one at `healed`: whether every gateway serves again in time.
     pub async fn serves_again(&self, clients: &[Client], healed: Instant) {
         if self.beyond_budget() {

@@ -34,7 +34,8 @@ pub struct ReplicaLog {
     pub commit: u64,
     /// Entries up to this are gone from the log, as a checkpoint or a snapshot holds them.
     pub start: u64,
-    /// By index; gaps are entries that the drive lost.
+    /// By index; gaps are entries that the drive lost. Those up to `start` stay until [`LogView::forget`]: they may have been
+    /// written and cut between two looks.
     pub entries: BTreeMap<u64, LoggedEntry>,
 }
 
@@ -131,6 +132,13 @@ impl LogView {
         self.replicas.get(&(group, replica))
     }
 
+    /// Entries of `group` up to `index` are no longer asked for.
+    pub fn forget(&mut self, group: GroupId, index: u64) {
+        for ((_, _), replica) in self.replicas.iter_mut().filter(|((of, _), _)| *of == group) {
+            replica.entries = replica.entries.split_off(&(replica.start.min(index) + 1));
+        }
+    }
+
     /// Batches that were written once and are not there any more.
     pub fn lost_batches(&self) -> u64 {
         self.lost_batches
@@ -176,15 +184,15 @@ impl LogView {
             }
             if let Some(start) = record.start {
                 replica.start = start.index;
-                replica.entries = if record.reset { BTreeMap::new() } else { replica.entries.split_off(&(start.index + 1)) };
+                if record.reset {
+                    replica.entries.clear();
+                }
             }
             if record.count > 0 {
                 replica.entries.split_off(&record.first);
             }
             for entry in whole.read().decode_entries(record).unwrap_or_default() {
-                if entry.index > replica.start {
-                    replica.entries.insert(entry.index, LoggedEntry { term: entry.term, data: entry.data });
-                }
+                replica.entries.insert(entry.index, LoggedEntry { term: entry.term, data: entry.data });
             }
         }
         let count = u32::try_from(whole.found.len()).expect("a batch has at most 65535 sectors");
