@@ -8,4 +8,5 @@ pub mod settings;
 pub mod status;
 
 pub use crate::node::Node;
+pub use repair::Sealed;
 pub use crate::settings::Settings;

@@ -17,6 +17,8 @@ pub enum Strikes {
     Drives,
     /// Whoever leads a group.
     Leaders,
+    /// A volume.
+    Volumes,
 }
 
 /// What else holds of a fault.
@@ -139,6 +141,8 @@ faults! {
 
     /// The leader hands over.
     LeaderTransfer = "leader-transfer", Leaders;
+    /// A volume is sealed and its slots are fenced, as all that rewrites it begins.
+    VolumeSealed = "volume-sealed", Volumes;
 }
 
 from_text!(Fault);

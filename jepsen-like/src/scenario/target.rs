@@ -28,6 +28,8 @@ pub enum Target {
     NodeThere,
     /// The machines of the clients.
     Clients,
+    /// One volume, drawn among those with shards.
+    Volume,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +39,7 @@ pub enum Unit {
     Zone,
 }
 
-const NAMED: [(&str, Target); 7] = [
+const NAMED: [(&str, Target); 8] = [
     ("drives that hold shards", Target::DrivesThatHoldShards),
     ("drives that hold logs", Target::DrivesThatHoldLogs),
     ("the root leader", Target::RootLeader),
@@ -45,6 +47,7 @@ const NAMED: [(&str, Target); 7] = [
     ("a majority of nodes", Target::MajorityOfNodes),
     ("the node there", Target::NodeThere),
     ("the clients", Target::Clients),
+    ("a volume", Target::Volume),
 ];
 
 impl Target {
@@ -62,6 +65,7 @@ impl Target {
             Strikes::Arrangement if !matches!(self, All(Unit::Node | Unit::Zone)) => Some("it arranges all nodes or all zones"),
             Strikes::Drives if !of_drives && !leader => Some("it strikes drives, or those of one leader or of the node there"),
             Strikes::Leaders if !leader => Some("it strikes the root leader or a partition leader"),
+            Strikes::Volumes if self != Target::Volume => Some("it strikes a volume"),
             _ if fault == Fault::DrivesSwapped && !matches!(self, Target::Some(2, Unit::Drive)) => Some("it swaps 2 drives"),
             _ => None,
         }

@@ -3,10 +3,10 @@
 use super::World;
 use crate::plan::{Aim, Place, Planned};
 use jepsen_like::scenario::Strikes;
-use protocol::{DriveId, GroupId, NodeId, ROOT};
+use protocol::{DriveId, GroupId, NodeId, ROOT, VolumeId};
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
-use runtime::side::Reached;
+use runtime::side::{Reached, SimDrive};
 use std::collections::BTreeSet;
 
 /// Folders of a drive.
@@ -25,12 +25,16 @@ pub struct Struck {
     pub clients: bool,
     /// The group whose leader it is.
     pub group: Option<GroupId>,
+    pub volume: Option<VolumeId>,
 }
 
 impl std::fmt::Display for Struck {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.clients {
             return write!(formatter, "the clients");
+        }
+        if let Some(volume) = self.volume {
+            return write!(formatter, "volume {volume}");
         }
         if !self.drives.is_empty() {
             let drives: Vec<String> = self.drives.iter().map(|place| format!("{}/{}", place.node, place.drive)).collect();
@@ -53,6 +57,7 @@ impl World {
             Aim::Groups(groups) => struck.groups = groups.clone(),
             Aim::Drives(places) => struck.drives = places.clone(),
             Aim::Clients => struck.clients = true,
+            Aim::Volume => struck.volume = Some(one(&self.volumes(), random)?),
             Aim::Shards { among } => {
                 struck.folder = SHARDS;
                 struck.drives = vec![one(&self.holding(among, SHARDS), random)?];
@@ -89,6 +94,13 @@ impl World {
             drive.gone().is_none() && drive.files().iter().any(|file| file.bytes > 0 && file.name.starts_with(folder))
         };
         among.iter().filter(holds).copied().collect()
+    }
+
+    /// Volumes with a slot on some drive.
+    fn volumes(&self) -> Vec<VolumeId> {
+        let drives = self.cluster.machines.iter().flat_map(|machine| machine.drives());
+        let slots = drives.flat_map(SimDrive::files).filter_map(|file| drive::inspect::address_of(file.name.strip_prefix("slots/")?));
+        slots.map(|at| at.volume).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Groups other than the root that have a leader.

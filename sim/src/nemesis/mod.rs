@@ -10,6 +10,7 @@ mod clock;
 mod drive;
 mod network;
 mod process;
+mod seal;
 mod standing;
 
 use crate::cluster::Cluster;
@@ -40,6 +41,8 @@ pub struct Deeds {
     pub deeds: Vec<Deed>,
     /// Drives of which bytes were lost, changed or taken away; a node may refuse them.
     pub damaged: BTreeSet<Place>,
+    /// What fenced slots said that they hold.
+    pub sealed: Vec<node::Sealed>,
 }
 
 /// What a fault works on.
@@ -104,6 +107,7 @@ async fn strike(world: Arc<World>, planned: Planned) {
     let blow = Blow { world: &world, planned: &planned, struck, held: Mutex::new(reached) };
     match planned.fault.strikes() {
         Strikes::Drives => drive::carry_out(&blow, copies, &mut random).await,
+        Strikes::Volumes => seal::carry_out(&blow, &mut random).await,
         _ if clock::strikes(planned.fault) => clock::carry_out(&blow, &mut random).await,
         _ if process::strikes(planned.fault) => process::carry_out(&blow, &mut random).await,
         _ => network::carry_out(&blow, &mut random).await,

@@ -85,7 +85,8 @@ pub fn cost(fault: Fault) -> Cost {
         | Fault::ClockJump
         | Fault::ClockFreeze
         | Fault::DriveSlow
-        | Fault::LeaderTransfer => Cost::Nothing,
+        | Fault::LeaderTransfer
+        | Fault::VolumeSealed => Cost::Nothing,
     }
 }
 

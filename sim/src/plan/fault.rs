@@ -65,6 +65,8 @@ pub enum Aim {
     NodeThere,
     /// The machine of the clients.
     Clients,
+    /// A volume that has slots then, drawn; if none does, nothing.
+    Volume,
 }
 
 impl Planned {
@@ -101,7 +103,7 @@ impl Aim {
             Aim::Nodes(nodes) => Some(nodes.iter().flat_map(|node| shape.drives_of(*node)).collect()),
             Aim::Groups(groups) => Some(groups.iter().flatten().flat_map(|node| shape.drives_of(*node)).collect()),
             Aim::Drives(places) | Aim::Shards { among: places } | Aim::Logs { among: places } => Some(places.clone()),
-            Aim::Clients => Some(Vec::new()),
+            Aim::Clients | Aim::Volume => Some(Vec::new()),
             Aim::RootLeader | Aim::PartitionLeader | Aim::NodeThere => None,
         }
     }
@@ -130,6 +132,7 @@ impl std::fmt::Display for Planned {
             Aim::PartitionLeader => write!(formatter, "a partition leader"),
             Aim::NodeThere => write!(formatter, "the node there"),
             Aim::Clients => write!(formatter, "the clients"),
+            Aim::Volume => write!(formatter, "a volume"),
         }
     }
 }
