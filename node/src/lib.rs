@@ -8,5 +8,6 @@ pub mod settings;
 pub mod status;
 
 pub use crate::node::Node;
-pub use repair::Sealed;
 pub use crate::settings::Settings;
+pub use repair::Sealed;
+pub use storage::{List, Listed};

@@ -80,7 +80,7 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
     let history = recorder.history();
     watch.finish(&plan, &scenario.claim, &history);
     judge.explain(deeds.damaged.iter().map(|place| cluster.bootstrap.map.nodes[place.node].drives[place.drive].id));
-    report.violations.extend(judge.end(&history, &read_back).await);
+    report.violations.extend(judge.end(&history, &read_back, &deeds.sealed).await);
     report.violations.extend(refused_without_reason(&cluster, &deeds));
     report.deeds = deeds;
     report.tally = history.tally();

@@ -4,6 +4,7 @@
 
 mod acknowledged;
 mod drives;
+mod fences;
 mod ledger;
 mod liveness;
 mod logs;
@@ -105,13 +106,14 @@ impl Judge {
     }
 
     /// The run is over, all is healed, and each bucket was read back: everything that is wrong.
-    pub async fn end(&self, history: &History, read_back: &BTreeMap<String, Standing>) -> Vec<String> {
+    pub async fn end(&self, history: &History, read_back: &BTreeMap<String, Standing>, sealed: &[node::Sealed]) -> Vec<String> {
         self.watch();
         let touched = self.state.lock().expect("nothing panics under this lock").touched.clone();
         let mut found = replicas::compare(&self.cluster, &self.drives, &touched).await;
         let (ledger, on_drives) = self.judge_drives();
         found.extend(self.judge_history(history, read_back, &ledger));
         found.extend(on_drives);
+        found.extend(fences::judge(sealed, &ledger, &touched));
         found.extend(panics::take().into_iter().map(|panic| format!("a task panicked: {panic}")));
         found
     }

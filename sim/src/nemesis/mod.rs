@@ -74,8 +74,7 @@ pub async fn carry_out(cluster: &Arc<Cluster>, clients: &Machine, plan: &Plan, s
     for node in 0..cluster.machines.len() {
         world.revive(node);
     }
-    let done = world.done.lock().expect("nothing panics under this lock").clone();
-    done
+    world.done.lock().expect("nothing panics under this lock").clone()
 }
 
 /// One fault, from its time to its healing.
