@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, client_address};
 use crate::judge::Judge;
 use crate::nemesis::{self, Deeds};
-use crate::plan::Plan;
+use crate::plan::{Place, Plan};
 use crate::timeline::Watch;
 use jepsen_like::history::Recorder;
 use jepsen_like::s3::Client;
@@ -11,7 +11,7 @@ use jepsen_like::workload::{self, Work};
 use runtime::side::{self, Machine};
 use runtime::task;
 use runtime::time::{self, Instant};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,7 +79,9 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
     drop(judging);
     let history = recorder.history();
     watch.finish(&plan, &scenario.claim, &history);
-    judge.explain(deeds.damaged.iter().map(|place| cluster.bootstrap.map.nodes[place.node].drives[place.drive].id));
+    let ids =
+        |places: &BTreeSet<Place>| places.iter().map(|place| cluster.bootstrap.map.nodes[place.node].drives[place.drive].id).collect();
+    judge.explain(&ids(&deeds.damaged), &ids(&deeds.exchanged));
     report.violations.extend(judge.end(&history, &read_back, &deeds.sealed).await);
     report.violations.extend(refused_without_reason(&cluster, &deeds));
     report.deeds = deeds;

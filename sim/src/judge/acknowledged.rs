@@ -46,8 +46,21 @@ fn keeps(written: &Written, promise: &Promise<'_>, revision: Option<u64>) -> boo
     kept && revision.is_none_or(|revision| revision == written.revision.0)
 }
 
+/// Something that is missing of what was acknowledged.
+pub struct Missing {
+    /// The drive that should hold it, where it is one drive.
+    pub drive: Option<DriveId>,
+    pub what: String,
+}
+
+impl Missing {
+    fn of_the_record(what: String) -> Missing {
+        Missing { drive: None, what }
+    }
+}
+
 /// What is missing of what `operation` acknowledged.
-pub fn judge(operation: &Operation, drives: &Drives, logs: &Logs, slots: &mut Slots) -> Vec<String> {
+pub fn judge(operation: &Operation, drives: &Drives, logs: &Logs, slots: &mut Slots) -> Vec<Missing> {
     let Some(promise) = promise(operation) else { return Vec::new() };
     let who = format!("I2: {} of {}/{} was acknowledged", name(&operation.action), operation.bucket, operation.key);
     let Some((group, written)) = logs.find(&operation.key, |written| keeps(written, &promise, operation.revision)) else {
@@ -55,34 +68,38 @@ pub fn judge(operation: &Operation, drives: &Drives, logs: &Logs, slots: &mut Sl
         if !logs.sees_all() {
             return Vec::new();
         }
-        return vec![format!("{who}, but no quorum of synced logs holds its command")];
+        return vec![Missing::of_the_record(format!("{who}, but no quorum of synced logs holds its command"))];
     };
     let mut found = Vec::new();
     let (held, voters) = logs.holders(group, written.index, written.term);
     if held <= voters / 2 {
-        found.push(format!("{who}, but {held} of {voters} synced logs of group {group} hold its command ({})", written.index));
+        let what = format!("{who}, but {held} of {voters} synced logs of group {group} hold its command ({})", written.index);
+        found.push(Missing::of_the_record(what));
     }
     if let Some(version) = &written.version {
         found.extend(
-            missing_shards(written, version, &operation.key, drives, logs, slots).into_iter().map(|what| format!("{who}, but {what}")),
+            missing_shards(written, version, &operation.key, drives, logs, slots)
+                .into_iter()
+                .map(|missing| Missing { what: format!("{who}, but {}", missing.what), ..missing }),
         );
     }
     found
 }
 
-fn missing_shards(written: &Written, version: &Version, key: &str, drives: &Drives, logs: &Logs, slots: &mut Slots) -> Vec<String> {
+fn missing_shards(written: &Written, version: &Version, key: &str, drives: &Drives, logs: &Logs, slots: &mut Slots) -> Vec<Missing> {
     let home = Home::of(written.bucket, key);
     let mut found = Vec::new();
     for blob in &version.blobs {
         let Some(volume) = inspect::volume(logs.root().rows(), blob.volume) else {
-            found.push(format!("its {:?} is unknown to the root group", blob.volume));
+            found.push(Missing::of_the_record(format!("its {:?} is unknown to the root group", blob.volume)));
             continue;
         };
-        found.extend(layout(&volume, drives));
+        found.extend(layout(&volume, drives).into_iter().map(Missing::of_the_record));
         for slot in 0..volume.slots.len() {
             if let Err(reason) = shard(&volume, slot, blob, home, drives, slots) {
-                let place = drives.label(volume.slots[slot].drive);
-                found.push(format!("shard {slot} of {:?} in volume {} on {place}: {reason}", blob.blob, volume.id));
+                let drive = volume.slots[slot].drive;
+                let what = format!("shard {slot} of {:?} in volume {} on {}: {reason}", blob.blob, volume.id, drives.label(drive));
+                found.push(Missing { drive: Some(drive), what });
             }
         }
     }

@@ -50,6 +50,8 @@ struct State {
     logs: Logs,
     slots: Slots,
     found: Vec<String>,
+    /// Of what was acknowledged, by the drive that should have held it.
+    missing: Vec<acknowledged::Missing>,
     /// Files that were shown wrongly at some time.
     struck: BTreeSet<(DriveId, String)>,
     /// Drives that were out of reach or showed wrong bytes at some time.
@@ -61,8 +63,14 @@ impl Judge {
     pub fn new(scenario: &Scenario, cluster: Arc<Cluster>) -> Judge {
         let drives = Drives::of(&cluster);
         let logs = Logs::new(node::inspect::groups(&cluster.bootstrap));
-        let state =
-            Mutex::new(State { logs, slots: Slots::default(), found: Vec::new(), struck: BTreeSet::new(), touched: BTreeSet::new() });
+        let state = Mutex::new(State {
+            logs,
+            slots: Slots::default(),
+            found: Vec::new(),
+            missing: Vec::new(),
+            struck: BTreeSet::new(),
+            touched: BTreeSet::new(),
+        });
         Judge { scenario: scenario.clone(), cluster, drives, state }
     }
 
@@ -72,8 +80,8 @@ impl Judge {
             return;
         }
         let mut state = self.advanced();
-        let State { logs, slots, found, .. } = &mut *state;
-        found.extend(acknowledged::judge(operation, &self.drives, logs, slots));
+        let State { logs, slots, missing, .. } = &mut *state;
+        missing.extend(acknowledged::judge(operation, &self.drives, logs, slots));
     }
 
     /// Take in what the drives hold by now: logs are cut, so that looking only at acknowledgements could miss entries.
@@ -90,9 +98,14 @@ impl Judge {
         self.scenario.expect.acknowledged == Some(Acknowledged::LostAsTheLedgerSays)
     }
 
-    /// A fault of the nemesis struck these drives, also where nothing shows it any more.
-    pub fn explain(&self, drives: impl Iterator<Item = DriveId>) {
-        self.state.lock().expect("nothing panics under this lock").touched.extend(drives);
+    /// What the nemesis did that nothing shows any more: it struck `damaged`, and other drives stand in the places of
+    /// `exchanged`. What was acknowledged in the moment of an exchange is not there any more although it was durable.
+    pub fn explain(&self, damaged: &BTreeSet<DriveId>, exchanged: &BTreeSet<DriveId>) {
+        let mut state = self.state.lock().expect("nothing panics under this lock");
+        state.touched.extend(damaged);
+        let missing = std::mem::take(&mut state.missing);
+        let blamed = missing.into_iter().filter(|missing| missing.drive.is_none_or(|drive| !exchanged.contains(&drive)));
+        state.found.extend(blamed.map(|missing| missing.what));
     }
 
     /// All faults are healed, the last one at `healed`: whether every gateway serves again in time.

@@ -72,6 +72,7 @@ async fn exchange(world: &World, places: &[Place], change: impl FnOnce()) {
     nodes.sort_unstable();
     nodes.dedup();
     nodes.iter().for_each(|node| world.kill(*node));
+    world.done.lock().expect("nothing panics under this lock").exchanged.extend(places);
     change();
     time::sleep(HANDS).await;
     nodes.iter().for_each(|node| world.bring_up(*node));
