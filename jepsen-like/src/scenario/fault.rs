@@ -191,7 +191,7 @@ mod tests {
             assert_eq!(json, format!("\"{}\"", fault.name()));
             assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), *fault);
         }
-        assert_eq!(Fault::ALL.len(), 35);
+        assert_eq!(Fault::ALL.len(), 36);
     }
 
     #[test]
@@ -213,7 +213,8 @@ mod tests {
                 "lost-write",
                 "old-drive-copy",
                 "drives-swapped",
-                "leader-transfer"
+                "leader-transfer",
+                "volume-sealed"
             ]
         );
         assert_eq!(

@@ -158,6 +158,7 @@ mod tests {
             (Fault::SyncError, "a partition leader", "all zones"),
             (Fault::DrivesSwapped, "2 drives", "one drive"),
             (Fault::LeaderTransfer, "the root leader", "one node"),
+            (Fault::VolumeSealed, "a volume", "one node"),
         ] {
             assert!(fits(fault, good) && !fits(fault, bad), "{fault:?}");
         }

@@ -22,7 +22,7 @@ use jepsen_like::check::{self, Final, Violation};
 use jepsen_like::history::{History, Operation};
 use jepsen_like::s3::Client;
 use jepsen_like::scenario::{Acknowledged, Scenario};
-use jepsen_like::workload::Standing;
+use jepsen_like::workload::{self, Standing};
 use ledger::Ledger;
 use logs::Logs;
 use protocol::{DriveId, GroupId};
@@ -202,6 +202,9 @@ impl Judge {
         }
         if self.scenario.expect.linearizable {
             violations.extend(check::linearizable(history));
+            violations.extend(check::model::uploads(history));
+            let founded = workload::buckets(&self.scenario);
+            violations.extend(check::model::buckets(history, &founded.iter().map(String::as_str).collect::<Vec<_>>()));
         }
         if self.scenario.expect.listings_complete {
             violations.extend(check::listings(history));
