@@ -21,7 +21,7 @@ Commands:
   test      everything that must pass before a change lands
               --only STEP      just this step (may be repeated); --list names them
               --from STEP      this step and those after it
-              --wall SECONDS   time of the sweep (default 300)
+              --wall SECONDS   time of the sweep (default 120)
               --verbose        show the output of passing steps too
   edges     dependencies between crates, and what sources may name
   sim ...   the simulator, built for it: `cargo sim` is the same (try `cargo sim --help`)

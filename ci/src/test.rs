@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::workspace::{self, Flavour};
 
 /// Wall time of the sweep.
-const SWEEP_SECONDS: u32 = 300;
+const SWEEP_SECONDS: u32 = 120;
 /// Lines of a failed step that are shown.
 const TAIL_LINES: usize = 200;
 /// A step that takes longer says what it is at, this often.
