@@ -459,7 +459,7 @@ mod tests {
     }
 
     /// Gateways hold these futures across threads.
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "compiling is the test")]
     fn futures_are_send(client: &Client, bucket: &BucketRef, deadline: Instant) {
         fn send(_: impl Send) {}
         send(client.list(bucket, ListQuery::default(), deadline));
