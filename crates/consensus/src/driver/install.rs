@@ -1,0 +1,109 @@
+//! Taking a snapshot: its rows are fetched before Raft sees the offer, and the log is reset after the manifest was renamed.
+
+use super::order::{append_to, record_of};
+use super::{Done, Driver};
+use crate::log::Key;
+use crate::manifest::state_name;
+use crate::replica::{Fetched, Switching, Waiting};
+use crate::snapshot::{self, Target};
+use crate::state::{Error, State};
+use crate::wire::{Note, SnapshotOffer};
+use protocol::ReplicaId;
+use raft::eraftpb::Message;
+use runtime::disk;
+
+impl Driver {
+    /// An offer came in: fetch the rows before Raft sees it.
+    pub(super) fn fetch(&mut self, key: Key, message: Message) {
+        let Some(replica) = self.replicas.get_mut(&key) else { return };
+        let Ok(offer) = protocol::wire::decode::<SnapshotOffer>(&message.get_snapshot().data) else { return };
+        let stale = offer.index <= replica.raw.raft.raft_log.committed || message.term < replica.raw.raft.term;
+        let busy = replica.fetching || replica.fetched.is_some() || replica.switching.is_some();
+        let from = replica.spec.voters.iter().find(|voter| voter.replica.0 == message.from).map(|voter| voter.node);
+        if stale && !busy {
+            // Raft answers by itself where it stands, and takes nothing that it has.
+            let _ = replica.raw.step(message);
+            self.dirty.insert(key);
+            return;
+        }
+        let Some(from) = from.filter(|_| !busy) else { return };
+        runtime::probe!("consensus-snapshot-fetched");
+        replica.fetching = true;
+        let file = replica.next_file;
+        replica.next_file += 1;
+        let target = Target { disk: self.disk.clone(), name: state_name(key, file), key };
+        let (rpc, settings) = (self.shared.rpc.clone(), self.shared.settings.clone());
+        self.jobs.push(Box::pin(async move {
+            let result = snapshot::fetch(rpc, from, offer, target, settings).await;
+            Done::Fetched { key, message: Box::new(message), file, result }
+        }));
+    }
+
+    pub(super) fn fetched(&mut self, key: Key, message: Message, file: u64, result: Result<State, Error>) {
+        let Some(replica) = self.replicas.get_mut(&key) else { return };
+        replica.fetching = false;
+        match result {
+            Ok(state) => {
+                replica.fetched = Some(Fetched { state, file });
+                let _ = replica.raw.step(message);
+                // Raft takes it in this very turn, or never.
+                self.ready(key);
+                self.dirty.insert(key);
+            }
+            Err(error) => {
+                tracing::warn!(replica = %key, %error, "a snapshot could not be fetched");
+                let from = ReplicaId(message.from);
+                let node = replica.spec.voters.iter().find(|voter| voter.replica == from).map(|voter| voter.node);
+                if let Some(node) = node {
+                    self.send_note(node, Note::SnapshotFailed { group: key.group, to: from, from: key.replica });
+                }
+                self.remove_file(state_name(key, file), None);
+                return;
+            }
+        }
+        let leftover = self.replicas.get_mut(&key).and_then(|replica| replica.fetched.take());
+        if let Some(fetched) = leftover {
+            runtime::probe!("consensus-snapshot-not-taken");
+            self.remove_file(state_name(key, fetched.file), Some(fetched.state));
+        }
+    }
+
+    fn remove_file(&mut self, name: String, state: Option<State>) {
+        let disk = self.disk.clone();
+        self.jobs.push(Box::pin(async move {
+            let run = disk.clone();
+            disk::run(&run, move || {
+                drop(state);
+                // What stays behind is removed when the replica is opened next.
+                let _ = disk.remove(&name);
+            })
+            .await;
+            Done::Removed
+        }));
+    }
+
+    /// The manifest names the new state durably: now, and not before, the log is reset.
+    pub(super) fn switched(&mut self, key: Key, result: Result<(), runtime::disk::Error>) {
+        if let Err(error) = result {
+            return self.stop(key, &error.to_string(), false);
+        }
+        let Some(replica) = self.replicas.get_mut(&key) else { return };
+        let Some(switching) = replica.switching.take() else { return };
+        let Switching { number, start, hard, entries, messages, .. } = switching;
+        replica.job = false;
+        replica.applied = start.index;
+        replica.durable = start.index;
+        replica.applied_bytes = 0;
+        replica.dirty_since = None;
+        let record = record_of(&mut self.forming, key);
+        record.entries.clear();
+        record.start = Some(start);
+        record.reset = true;
+        record.hard = hard.or(record.hard);
+        self.forming_bytes += append_to(record, entries);
+        self.urgent = true;
+        replica.waiting.push_back(Waiting { number, batch: self.batch, messages, snapshot: Some(start.index) });
+        replica.answer_applied(Vec::new(), 0);
+        self.dirty.insert(key);
+    }
+}

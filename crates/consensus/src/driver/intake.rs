@@ -1,0 +1,187 @@
+//! What comes to a driver from outside: messages, proposals, reads, and time.
+
+use super::{Driver, Input, TURN_BYTES_MAX};
+use crate::log::Key;
+use crate::replica::Replica;
+use crate::wire::{Answer, Note};
+use bytes::Bytes;
+use raft::eraftpb::{Message, MessageType};
+use raft::{ProgressState, SnapshotStatus};
+use runtime::time;
+use std::time::Duration;
+
+/// Inputs taken in one turn at most.
+const INPUTS_MAX: usize = 256;
+/// Bytes of committed entries that wait to be applied, beyond which appended entries are not taken (Raft resends).
+const APPLY_BYTES_MAX: usize = 32 << 20;
+/// The longest that leadership is waited to be taken over at a shutdown.
+const HANDOVER_WAIT: Duration = Duration::from_millis(1500);
+/// Silence after which a follower is taken to have given up on an offered snapshot.
+const OFFER_SILENCE: Duration = Duration::from_secs(10);
+
+impl Driver {
+    pub(super) fn take_all(&mut self, first: Input) {
+        let mut bytes = self.take(first);
+        for _ in 1..INPUTS_MAX {
+            if bytes >= TURN_BYTES_MAX {
+                break;
+            }
+            let Ok(input) = self.inbox.try_recv() else { break };
+            bytes += self.take(input);
+        }
+    }
+
+    fn take(&mut self, input: Input) -> usize {
+        match input {
+            Input::Message { key, message } => {
+                let bytes = message.entries.iter().map(|entry| entry.data.len()).sum();
+                self.message(key, message);
+                bytes
+            }
+            Input::Note(note) => {
+                self.note(note);
+                0
+            }
+            Input::Propose { key, data, waiter } => {
+                let bytes = data.len();
+                let closing = self.closing.is_some();
+                match self.replicas.get_mut(&key) {
+                    Some(_) if closing => {
+                        let _ = waiter.send((Answer::NotLeader { leader: None }, Bytes::new()));
+                    }
+                    Some(replica) => {
+                        replica.propose(data, waiter);
+                        self.dirty.insert(key);
+                    }
+                    None => {
+                        let _ = waiter.send((Answer::NoReplica, Bytes::new()));
+                    }
+                }
+                bytes
+            }
+            Input::Read { key, query } => {
+                match self.replicas.get_mut(&key) {
+                    Some(replica) => {
+                        replica.read(query);
+                        self.dirty.insert(key);
+                    }
+                    None => {
+                        let _ = query.waiter.send((Answer::NoReplica, Bytes::new()));
+                    }
+                }
+                0
+            }
+            Input::Transfer { key } => {
+                if let Some(replica) = self.replicas.get_mut(&key).filter(|replica| replica.leads())
+                    && let Some(successor) = replica.successor()
+                {
+                    replica.raw.transfer_leader(successor);
+                    self.dirty.insert(key);
+                }
+                0
+            }
+            Input::ShutDown { done } => {
+                for replica in self.replicas.values_mut().filter(|replica| replica.leads()) {
+                    if let Some(successor) = replica.successor() {
+                        replica.raw.transfer_leader(successor);
+                    }
+                    self.dirty.insert(replica.key);
+                }
+                self.closing = Some((time::now() + HANDOVER_WAIT, done));
+                0
+            }
+        }
+    }
+
+    /// Let Raft see a message, unless it would trip over it.
+    fn message(&mut self, key: Key, message: Message) {
+        let Some(replica) = self.replicas.get_mut(&key) else { return };
+        if message.to != key.replica.0 || !replica.spec.voters.iter().any(|voter| voter.replica.0 == message.from) {
+            return;
+        }
+        let log = &replica.raw.raft.raft_log;
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat if message.term >= replica.raw.raft.term && message.commit > log.last_index() => {
+                // The leader counts entries as acknowledged by this replica which it does not have.
+                let reason = format!("acknowledged entries up to {} are missing, the log ends at {}", message.commit, log.last_index());
+                self.stop(key, &reason, true);
+                return;
+            }
+            MessageType::MsgAppend if replica.apply_bytes > APPLY_BYTES_MAX => {
+                runtime::probe!("consensus-append-refused-while-applying");
+                return;
+            }
+            MessageType::MsgSnapshot => {
+                self.fetch(key, message);
+                return;
+            }
+            _ => {}
+        }
+        // Refusals are Raft's business: unknown peers, old terms.
+        let _ = replica.raw.step(message);
+        self.dirty.insert(key);
+    }
+
+    fn note(&mut self, note: Note) {
+        let key = note.to();
+        let Some(replica) = self.replicas.get_mut(&key) else { return };
+        match note {
+            Note::Hash { from, index, hash, .. } => {
+                replica.heard.entry(index).or_default().insert(from, hash);
+                self.compare(key);
+            }
+            Note::SnapshotFailed { from, .. } => {
+                replica.offered.remove(&from.0);
+                replica.raw.report_snapshot(from.0, SnapshotStatus::Failure);
+                self.dirty.insert(key);
+            }
+        }
+    }
+
+    pub(super) fn compare(&mut self, key: Key) {
+        if self.replicas.get_mut(&key).is_some_and(Replica::compare) {
+            self.stop(key, "its state differs from that of a majority of its group", true);
+        }
+    }
+
+    pub(super) fn tick(&mut self) {
+        let now = time::now();
+        // After a pause the missed ticks are not made up for: they would depose leaders that nobody missed.
+        self.next_tick = (self.next_tick + self.shared.settings.tick).max(now);
+        self.ticks += 1;
+        for replica in self.replicas.values_mut() {
+            replica.tick_reads();
+            if replica.raw.tick() {
+                self.dirty.insert(replica.key);
+            }
+            let dead: Vec<u64> = replica
+                .offered
+                .iter()
+                .filter(|(peer, at)| {
+                    let progress = replica.raw.raft.prs().get(**peer);
+                    let waits = progress.is_some_and(|progress| progress.state == ProgressState::Snapshot);
+                    let token = replica.raw.store().offer.as_ref().map(|offer| offer.token);
+                    let idle = token.and_then(|token| self.shared.offers.idle(token)).unwrap_or(Duration::MAX);
+                    !waits || now.saturating_duration_since(**at).min(idle) > OFFER_SILENCE
+                })
+                .map(|(peer, _)| *peer)
+                .collect();
+            for peer in dead {
+                replica.offered.remove(&peer);
+                replica.raw.report_snapshot(peer, SnapshotStatus::Failure);
+                self.dirty.insert(replica.key);
+            }
+            let gone = replica.raw.store().offer.as_ref().is_some_and(|offer| self.shared.offers.idle(offer.token).is_none());
+            if gone {
+                replica.raw.mut_store().offer = None;
+            }
+            if !replica.waiting.is_empty() || replica.raw.has_ready() {
+                self.dirty.insert(replica.key);
+            }
+        }
+        if self.ticks.is_multiple_of(10) {
+            self.shared.offers.expire(self.shared.settings.snapshot_idle);
+            self.relieve(now);
+        }
+    }
+}

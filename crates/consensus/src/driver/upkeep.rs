@@ -1,0 +1,157 @@
+//! Bounding what grows: memory and drive space of the log. And the end of a replica, of all of them, of the driver.
+
+use super::order::record_of;
+use super::{Done, Driver};
+use crate::host::ReplicaStatus;
+use crate::log::{Key, Record, Start};
+use crate::state::{Error, Meta, catching};
+use futures::StreamExt;
+use raft::eraftpb::Entry;
+use runtime::disk;
+use runtime::time::{self, Instant};
+
+/// A replica that does not run: its entries still have to be kept in the log.
+pub(crate) struct Stopped {
+    pub start: Start,
+    pub damaged: bool,
+    pub entries: Vec<Entry>,
+}
+
+impl Driver {
+    /// Bound what grows: memory and drive space of the log, and the time until a state is durable.
+    pub(super) fn relieve(&mut self, now: Instant) {
+        let settings = &self.shared.settings;
+        let crowded = self.log.as_ref().is_some_and(|log| log.segments() > settings.segments_max);
+        let pinning = if crowded { self.log.as_ref().map(|log| log.pinned_by()).unwrap_or_default() } else { Vec::new() };
+        let total: usize = self.replicas.values().map(|replica| replica.raw.store().bytes()).sum();
+        let largest = self.replicas.values().filter(|replica| replica.applied > replica.raw.store().start.index);
+        let largest = largest.max_by_key(|replica| replica.raw.store().bytes()).map(|replica| replica.key);
+        for replica in self.replicas.values_mut() {
+            let old = replica.dirty_since.is_some_and(|since| now.saturating_duration_since(since) >= settings.checkpoint_after);
+            let full = replica.applied_bytes >= settings.checkpoint_bytes;
+            let heavy = total > settings.log_memory_bytes && largest == Some(replica.key);
+            let pins = pinning.contains(&replica.key);
+            let ahead = replica.applied > replica.durable;
+            if old || full || (heavy && ahead) || (pins && ahead) {
+                replica.checkpoint_wanted = true;
+                self.dirty.insert(replica.key);
+            } else if pins && replica.switching.is_none() {
+                runtime::probe!("consensus-log-tail-written-forward");
+                let store = replica.raw.mut_store();
+                let start = store.cut(replica.durable, 0);
+                let record = record_of(&mut self.forming, replica.key);
+                record.start = start.or(record.start);
+                record.entries = store.iter().cloned().collect();
+                self.forming_bytes += store.bytes();
+                self.urgent = true;
+            }
+        }
+        for key in pinning {
+            if let Some(stopped) = self.stopped.get(&key) {
+                self.forward.extend(stopped.records(key));
+                self.urgent = true;
+            }
+        }
+    }
+
+    /// A checkpoint is durable: the log may begin behind it.
+    pub(super) fn checkpointed(&mut self, key: Key, result: Result<Meta, Error>) {
+        let meta = match result {
+            Ok(meta) => meta,
+            Err(error) => return self.stop(key, &error.to_string(), false),
+        };
+        let Some(replica) = self.replicas.get_mut(&key) else { return };
+        replica.job = false;
+        replica.durable = meta.applied;
+        replica.applied_bytes = 0;
+        replica.dirty_since = (replica.applied > meta.applied).then(time::now);
+        self.dirty.insert(key);
+        if let Some(start) = replica.raw.mut_store().cut(meta.applied, self.shared.settings.tail_bytes) {
+            record_of(&mut self.forming, key).start = Some(start);
+            self.urgent = true;
+        }
+    }
+
+    /// A replica cannot go on. With `damaged` the log remembers it, and it does not run at the next start either.
+    pub(super) fn stop(&mut self, key: Key, reason: &str, damaged: bool) {
+        let Some(replica) = self.replicas.remove(&key) else { return };
+        tracing::error!(replica = %key, drive = self.disk.label(), reason, "a replica stops; its group goes on without it");
+        let store = replica.raw.store();
+        let stopped = Stopped { start: store.start, damaged, entries: store.iter().cloned().collect() };
+        if damaged {
+            let record = record_of(&mut self.forming, key);
+            record.damaged = true;
+            self.urgent = true;
+        }
+        let status = ReplicaStatus { leader: None, trouble: Some(reason.to_owned()), ..replica.status(self.drive) };
+        self.shared.publish(key, status);
+        self.stopped.insert(key, stopped);
+        let (state, disk) = (replica.state.clone(), self.disk.clone());
+        replica.abandon();
+        // Closing a database writes, and may stumble over whatever stopped the replica.
+        self.jobs.push(Box::pin(async move {
+            let closed = disk::run(&disk, move || {
+                catching(|| {
+                    drop(state);
+                    Ok(())
+                })
+            });
+            if let Err(error) = closed.await {
+                tracing::warn!(replica = %key, %error, "the state of a stopped replica was not closed in order");
+            }
+            Done::Removed
+        }));
+    }
+
+    /// The drive is gone.
+    pub(super) fn stop_all(&mut self, reason: &str) {
+        for key in self.replicas.keys().copied().collect::<Vec<_>>() {
+            self.stop(key, reason, false);
+        }
+        self.forming.clear();
+        self.forward.clear();
+        self.forming_bytes = 0;
+        self.urgent = false;
+    }
+
+    pub(super) fn may_close(&self) -> bool {
+        let waits = self.replicas.values().any(|replica| replica.leads() && replica.spec.voters.len() > 1);
+        let late = self.closing.as_ref().is_none_or(|(deadline, _)| time::now() >= *deadline);
+        let busy = self.log.is_none() || self.replicas.values().any(|replica| replica.job);
+        late || (!waits && !busy)
+    }
+
+    /// Checkpoint every replica and end.
+    pub(super) async fn close(mut self) {
+        // What is under way ends by itself or fails with the drive; only work on the state must not be met.
+        while self.log.is_none() || self.replicas.values().any(|replica| replica.job) {
+            let Some(done) = self.jobs.next().await else { break };
+            self.finished(done);
+        }
+        let Some((_, done)) = self.closing.take() else { return };
+        for (key, replica) in std::mem::take(&mut self.replicas) {
+            let state = replica.state.clone();
+            replica.abandon();
+            if let Err(error) = disk::run(&self.disk, move || catching(|| state.checkpoint().map(drop))).await {
+                tracing::warn!(replica = %key, %error, "no checkpoint at the shutdown; the log has it all");
+            }
+        }
+        let _ = done.send(());
+    }
+}
+
+impl Stopped {
+    /// The records that write its live entries forward: first what is gone, then each consecutive run.
+    fn records(&self, key: Key) -> Vec<Record> {
+        let head = Record { key, start: Some(self.start), reset: true, damaged: self.damaged, ..Record::default() };
+        let mut records = vec![head];
+        for entry in &self.entries {
+            let last = records.last_mut().expect("the head is there");
+            match last.entries.last() {
+                Some(before) if before.index + 1 == entry.index => last.entries.push(entry.clone()),
+                _ => records.push(Record { key, entries: vec![entry.clone()], ..Record::default() }),
+            }
+        }
+        records
+    }
+}
