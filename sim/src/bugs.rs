@@ -209,6 +209,7 @@ impl Driver for Hunt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::violation::Violation;
 
     fn hunt(runs_max: u64) -> Hunt {
         let names = ["a".to_owned(), "b".to_owned()];
@@ -216,7 +217,7 @@ mod tests {
     }
 
     fn outcome(checks: &[&str]) -> Outcome {
-        let violations = checks.iter().map(|check| (*check).to_owned()).collect();
+        let violations = checks.iter().map(|check| Violation::new(check, "")).collect();
         Outcome { hash: Some(String::new()), violations, ..Outcome::default() }
     }
 

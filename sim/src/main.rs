@@ -41,6 +41,8 @@ mod shrink;
 mod sweep;
 #[cfg(madsim)]
 mod timeline;
+#[cfg(madsim)]
+mod violation;
 
 #[cfg(madsim)]
 fn main() -> std::process::ExitCode {

@@ -88,7 +88,7 @@ pub fn run(plan: Plan, source: &Source, options: &Options) -> Result<ExitCode, S
         probes: side::probes().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
     };
     if let (Some(path), Some(mut timeline)) = (&options.timeline, watch.take()) {
-        timeline.violations.clone_from(&outcome.violations);
+        timeline.violations = outcome.violations.iter().map(ToString::to_string).collect();
         let json = serde_json::to_string(&timeline).map_err(|error| error.to_string())?;
         std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))?;
     }

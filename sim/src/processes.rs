@@ -9,9 +9,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::outcome::Outcome;
+use crate::violation::Violation;
 
 /// Of what a run wrote to stderr, so much of the end is kept.
 const ERRORS_KEPT: usize = 4000;
+/// The check that a run comes to its end.
+const ENDED: &str = "run-ends";
 
 /// What is run.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -109,7 +112,7 @@ pub fn run_one(run: &Run, limit: Duration) -> Outcome {
     let started = Instant::now();
     let mut outcome = match start(&arguments) {
         Ok(child) => follow(child, limit),
-        Err(error) => failed(format!("ended: this program does not start again: {error}")),
+        Err(error) => failed(ENDED, format!("this program does not start again: {error}")),
     };
     // A run that came to no end did not say what it was.
     match &run.source {
@@ -132,7 +135,7 @@ fn follow(mut child: Child, limit: Duration) -> Outcome {
         match child.try_wait() {
             Ok(Some(status)) => break status,
             Ok(None) => {}
-            Err(error) => return failed(format!("ended: waiting for it failed: {error}")),
+            Err(error) => return failed(ENDED, format!("waiting for it failed: {error}")),
         }
         if !killed && started.elapsed() > limit {
             killed = true;
@@ -143,12 +146,12 @@ fn follow(mut child: Child, limit: Duration) -> Outcome {
     };
     let (printed, errors) = (printed.join().unwrap_or_default(), errors.join().unwrap_or_default());
     if killed {
-        return failed(format!("ended: killed after {} s", limit.as_secs()));
+        return failed("killed-for-time", format!("killed after {} s", limit.as_secs()));
     }
     // Its last line; libraries may print before it.
     match printed.lines().last().map(serde_json::from_str::<Outcome>) {
         Some(Ok(outcome)) => outcome,
-        _ => failed(format!("ended: no outcome, {status}: {}", errors.trim().replace('\n', " | "))),
+        _ => failed(ENDED, format!("no outcome, {status}: {}", errors.trim().replace('\n', " | "))),
     }
 }
 
@@ -166,6 +169,6 @@ fn read_all(mut stream: impl Read, most: usize) -> String {
     String::from_utf8_lossy(&kept[from..]).into_owned()
 }
 
-fn failed(violation: String) -> Outcome {
-    Outcome { violations: vec![violation], ..Outcome::default() }
+fn failed(check: &str, text: String) -> Outcome {
+    Outcome { violations: vec![Violation::new(check, text)], ..Outcome::default() }
 }

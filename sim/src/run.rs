@@ -5,6 +5,7 @@ use crate::judge::Judge;
 use crate::nemesis::{self, Deeds};
 use crate::plan::{Place, Plan};
 use crate::timeline::Watch;
+use crate::violation::Violation;
 use jepsen_like::history::Recorder;
 use jepsen_like::s3::Client;
 use jepsen_like::workload::{self, Work};
@@ -27,7 +28,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 pub struct Report {
     /// Operations by what became of them.
     pub tally: BTreeMap<String, usize>,
-    pub violations: Vec<String>,
+    pub violations: Vec<Violation>,
     /// What the nemesis did.
     pub deeds: Deeds,
     /// Simulated time from start to end.
@@ -46,7 +47,8 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
 
     let creating = create_buckets(clients[0].clone(), workload::buckets(&scenario), began + START_MAX);
     if let Err(reason) = clients_machine.spawn(creating).await {
-        report.violations.push(format!("a cluster without faults does not serve within {} s: {reason}", START_MAX.as_secs()));
+        let text = format!("a cluster without faults does not serve within {} s: {reason}", START_MAX.as_secs());
+        report.violations.push(Violation::new("serves-at-start", text));
         return report;
     }
 
@@ -92,9 +94,10 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
 }
 
 /// A drive that no fault has touched is one that its node takes at every start.
-fn refused_without_reason(cluster: &Cluster, deeds: &Deeds) -> Vec<String> {
+fn refused_without_reason(cluster: &Cluster, deeds: &Deeds) -> Vec<Violation> {
     let refused = cluster.refused().into_iter().filter(|(place, _)| !deeds.damaged.contains(place));
-    refused.map(|(place, reason)| format!("node {} refused its good drive {}: {reason}", place.node, place.drive)).collect()
+    let text = |(place, reason): (Place, String)| format!("node {} refused its good drive {}: {reason}", place.node, place.drive);
+    refused.map(|refused| Violation::new("good-drive-refused", text(refused))).collect()
 }
 
 async fn create_buckets(client: Client, buckets: Vec<String>, deadline: Instant) -> Result<(), String> {

@@ -16,6 +16,7 @@ use crate::processes::{self, Driver, Run, Source};
 use crate::progress::Progress;
 use crate::reproduce;
 use crate::scenarios;
+use crate::violation::Violation;
 
 /// The lists of a plan from which any entry may go: every one was drawn alone and shifts no other.
 const LISTS: [&str; 2] = ["faults", "steps"];
@@ -32,8 +33,8 @@ pub struct Arguments {
     /// Where the small plan goes; default: target/simulation/shrunk/SCENARIO-SEED.json
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
-    /// Keep failing this check, if the plan fails several: words of the violation
-    #[arg(long, value_name = "WORDS")]
+    /// Keep failing this check, if the plan fails several
+    #[arg(long, value_name = "CHECK")]
     check: Option<String>,
     /// Switch a planted bug on
     #[arg(long, value_name = "NAME")]
@@ -66,11 +67,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, String> {
 
     let mut shrinking = Shrinking::new(whole, workplace.clone(), arguments.bug.clone(), Duration::from_secs(arguments.wall), jobs);
     let first = processes::run_one(&shrinking.write(&shrinking.smallest.clone(), 0)?, limit);
-    let outcome = first.checks().into_iter().find(|check| arguments.check.as_ref().is_none_or(|words| check.contains(words.as_str())));
+    let outcome = first.checks().into_iter().find(|check| arguments.check.as_ref().is_none_or(|wanted| check == wanted));
     let Some(check) = outcome else {
         remove(&workplace);
         return Err(match &arguments.check {
-            Some(words) if first.failed() => format!("no check that fails is called `{words}`: {}", listed(&first.checks())),
+            Some(wanted) if first.failed() => format!("no check that fails is called `{wanted}`: {}", listed(&first.checks())),
             _ => "the plan does not fail: there is nothing to shrink".to_owned(),
         });
     };
@@ -127,13 +128,13 @@ struct Piece {
 struct Trial {
     pieces: Vec<Piece>,
     /// Once it has run: the violations, if the check still fails.
-    result: Option<Option<Vec<String>>>,
+    result: Option<Option<Vec<Violation>>>,
 }
 
 struct Shrinking {
     /// The smallest plan so far that fails the check.
     smallest: Value,
-    violations: Vec<String>,
+    violations: Vec<Violation>,
     check: String,
     workplace: PathBuf,
     bugs: Vec<String>,
@@ -145,7 +146,7 @@ struct Shrinking {
     /// Of the batch, how many are handed out.
     handed: usize,
     /// The batch is one trial without several pieces that may each go alone; if they may not all go, this one does.
-    fallback: Option<(Vec<Piece>, Vec<String>)>,
+    fallback: Option<(Vec<Piece>, Vec<Violation>)>,
     runs: u64,
     progress: Progress,
 }
@@ -258,7 +259,7 @@ impl Shrinking {
     /// The batch is known, as far as it will be: take out what may go.
     fn settle(&mut self) {
         self.handed = 0;
-        let mut may_go: Vec<(Vec<Piece>, Vec<String>)> =
+        let mut may_go: Vec<(Vec<Piece>, Vec<Violation>)> =
             self.batch.drain(..).filter_map(|trial| Some((trial.pieces, trial.result??))).collect();
         match (self.fallback.take(), may_go.len()) {
             (Some((pieces, violations)), 0) => self.take_out(&pieces, violations),
@@ -275,7 +276,7 @@ impl Shrinking {
         }
     }
 
-    fn take_out(&mut self, pieces: &[Piece], violations: Vec<String>) {
+    fn take_out(&mut self, pieces: &[Piece], violations: Vec<Violation>) {
         self.smallest = without(&self.smallest, pieces);
         self.violations = violations;
         self.search.progress = true;
@@ -335,7 +336,7 @@ mod tests {
             let Some((tag, run)) = waiting.pop_front() else { break };
             let Source::Plan(path) = run.source else { panic!("plans only") };
             let plan: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-            let violations = if fails(&plan) { vec!["lost".to_owned()] } else { Vec::new() };
+            let violations = if fails(&plan) { vec![Violation::new("lost", "key-1")] } else { Vec::new() };
             shrinking.ended(tag, Outcome { hash: Some(String::new()), violations, ..Outcome::default() });
         }
         std::fs::remove_dir_all(folder).unwrap();

@@ -36,6 +36,7 @@ pub struct Timeline {
     pub marks: Vec<(u64, String, String)>,
     /// As the history has them.
     pub operations: Vec<serde_json::Value>,
+    /// As they are told: check and text.
     pub violations: Vec<String>,
 }
 

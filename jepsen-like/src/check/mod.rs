@@ -72,6 +72,21 @@ pub enum Violation {
 }
 
 impl Violation {
+    /// The check that found it, in kebab-case.
+    pub fn check(&self) -> &'static str {
+        match self {
+            Violation::WrongBytes { .. } => "wrong-bytes",
+            Violation::NeverWritten { .. } => "never-written",
+            Violation::NotLinearizable { .. } => "linearizable",
+            Violation::Disagreement { .. } => "methods-disagree",
+            Violation::Undecided { .. } => "undecided",
+            Violation::Lost { .. } => "read-back",
+            Violation::Unreadable { .. } => "readable-at-the-end",
+            Violation::Listing { .. } => "listing",
+            Violation::Model { .. } => "model",
+        }
+    }
+
     /// Whether it speaks of `key`.
     fn is_of(&self, of: &str) -> bool {
         match self {

@@ -5,6 +5,7 @@ use super::drives::Drives;
 use super::logs::Logs;
 use super::slots::Slots;
 use super::witness::{Version, Written};
+use crate::violation::Violation;
 use jepsen_like::history::{Action, Operation, Outcome, Value};
 use node::inspect;
 use protocol::layout::SlotAddress;
@@ -50,12 +51,20 @@ fn keeps(written: &Written, promise: &Promise<'_>, revision: Option<u64>) -> boo
 pub struct Missing {
     /// The drive that should hold it, where it is one drive.
     pub drive: Option<DriveId>,
-    pub what: String,
+    pub what: Violation,
 }
 
 impl Missing {
-    fn of_the_record(what: String) -> Missing {
-        Missing { drive: None, what }
+    fn of_the_record(text: String) -> Missing {
+        Missing { drive: None, what: Violation::new("acknowledged-record", text) }
+    }
+
+    fn of_the_layout(text: String) -> Missing {
+        Missing { drive: None, what: Violation::new("acknowledged-layout", text) }
+    }
+
+    fn of_a_shard(drive: DriveId, text: String) -> Missing {
+        Missing { drive: Some(drive), what: Violation::new("acknowledged-shard", text) }
     }
 }
 
@@ -78,9 +87,10 @@ pub fn judge(operation: &Operation, drives: &Drives, logs: &Logs, slots: &mut Sl
     }
     if let Some(version) = &written.version {
         found.extend(
-            missing_shards(written, version, &operation.key, drives, logs, slots)
-                .into_iter()
-                .map(|missing| Missing { what: format!("{who}, but {}", missing.what), ..missing }),
+            missing_shards(written, version, &operation.key, drives, logs, slots).into_iter().map(|missing| Missing {
+                what: Violation { text: format!("{who}, but {}", missing.what.text), ..missing.what },
+                ..missing
+            }),
         );
     }
     found
@@ -91,15 +101,15 @@ fn missing_shards(written: &Written, version: &Version, key: &str, drives: &Driv
     let mut found = Vec::new();
     for blob in &version.blobs {
         let Some(volume) = inspect::volume(logs.root().rows(), blob.volume) else {
-            found.push(Missing::of_the_record(format!("its {:?} is unknown to the root group", blob.volume)));
+            found.push(Missing::of_the_layout(format!("its {:?} is unknown to the root group", blob.volume)));
             continue;
         };
-        found.extend(layout(&volume, drives).into_iter().map(Missing::of_the_record));
+        found.extend(layout(&volume, drives).into_iter().map(Missing::of_the_layout));
         for slot in 0..volume.slots.len() {
             if let Err(reason) = shard(&volume, slot, blob, home, drives, slots) {
                 let drive = volume.slots[slot].drive;
-                let what = format!("shard {slot} of {:?} in volume {} on {}: {reason}", blob.blob, volume.id, drives.label(drive));
-                found.push(Missing { drive: Some(drive), what });
+                let text = format!("shard {slot} of {:?} in volume {} on {}: {reason}", blob.blob, volume.id, drives.label(drive));
+                found.push(Missing::of_a_shard(drive, text));
             }
         }
     }

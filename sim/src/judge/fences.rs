@@ -2,13 +2,14 @@
 //! that a blob that is missing from it became safe behind the fence, or was never whole.
 
 use super::ledger::Ledger;
+use crate::violation::Violation;
 use node::Sealed;
 use protocol::DriveId;
 use std::collections::BTreeSet;
 
 /// What is wrong with `sealed`, the volumes that were sealed during the run. Lists of `touched` drives are left out:
 /// faults took something from them, which need not have been noticed when they were listed.
-pub fn judge(sealed: &[Sealed], ledger: &Ledger, touched: &BTreeSet<DriveId>) -> Vec<String> {
+pub fn judge(sealed: &[Sealed], ledger: &Ledger, touched: &BTreeSet<DriveId>) -> Vec<Violation> {
     let mut found = Vec::new();
     for line in &ledger.0 {
         for blob in line.stripes.iter().map(|stripe| stripe.blob) {
@@ -17,10 +18,11 @@ pub fn judge(sealed: &[Sealed], ledger: &Ledger, touched: &BTreeSet<DriveId>) ->
                 for (place, list) in lists {
                     if !list.shards.iter().any(|listed| listed.blob == blob.blob) {
                         let (volume, epoch) = (sealed.volume.id, sealed.volume.epoch);
-                        found.push(format!(
+                        let text = format!(
                             "I11: {} names {:?}, which drive {} did not list when volume {volume} was fenced at epoch {epoch}",
                             line.key, blob.blob, place.drive
-                        ));
+                        );
+                        found.push(Violation::new("fenced-list", text));
                     }
                 }
             }
@@ -72,10 +74,10 @@ mod tests {
             without_quorum: false,
             wrong: None,
         }]);
-        assert_eq!(judge(&sealed(list(&[blob.blob])), &ledger, &BTreeSet::new()), Vec::<String>::new());
+        assert_eq!(judge(&sealed(list(&[blob.blob])), &ledger, &BTreeSet::new()), Vec::new());
         assert_eq!(judge(&sealed(list(&[])), &ledger, &BTreeSet::new()).len(), 1);
-        assert_eq!(judge(&sealed(list(&[])), &ledger, &BTreeSet::from([DriveId(2)])), Vec::<String>::new());
+        assert_eq!(judge(&sealed(list(&[])), &ledger, &BTreeSet::from([DriveId(2)])), Vec::new());
         let damaged = node::List { intact: false, ..list(&[]) };
-        assert_eq!(judge(&sealed(damaged), &ledger, &BTreeSet::new()), Vec::<String>::new());
+        assert_eq!(judge(&sealed(damaged), &ledger, &BTreeSet::new()), Vec::new());
     }
 }

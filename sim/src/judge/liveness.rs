@@ -1,6 +1,7 @@
 //! After the last fault healed, every gateway serves again in time: a fresh key is put and read back through each.
 
 use crate::cluster::Cluster;
+use crate::violation::Violation;
 use jepsen_like::s3::{Client, Content, Error};
 use protocol::limits::INLINE_BYTES_MAX;
 use runtime::time::{self, Instant};
@@ -14,18 +15,19 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether every gateway whose machine runs serves before `deadline`.
-pub async fn judge(cluster: &Cluster, clients: &[Client], deadline: Instant) -> Vec<String> {
+pub async fn judge(cluster: &Cluster, clients: &[Client], deadline: Instant) -> Vec<Violation> {
     let running = |index: &usize| !cluster.machines[*index].is_dead();
     let tries = (0..clients.len()).filter(running).map(|index| serves(index, clients[index].with_timeout(PATIENCE), deadline));
     let outcomes = futures::future::join_all(tries).await;
     outcomes.into_iter().flatten().collect()
 }
 
-async fn serves(index: usize, client: Client, deadline: Instant) -> Option<String> {
+async fn serves(index: usize, client: Client, deadline: Instant) -> Option<Violation> {
     loop {
         let Err(reason) = put_and_get(index, &client).await else { return None };
         if time::now() >= deadline {
-            return Some(format!("gateway {index} does not serve in time after the last fault: {reason}"));
+            let text = format!("gateway {index} does not serve in time after the last fault: {reason}");
+            return Some(Violation::new("serves-after-faults", text));
         }
         time::sleep(PAUSE).await;
     }

@@ -5,6 +5,7 @@
 
 use super::drives::Drives;
 use super::witness::{Version, Witness, Written};
+use crate::violation::Violation;
 use consensus::GroupSpec;
 use consensus::inspect::{LogView, LoggedEntry, ReplicaLog};
 use protocol::{DriveId, GroupId, ROOT};
@@ -31,13 +32,14 @@ impl Logs {
     }
 
     /// Take in what became durable since the last call. `committed` is how far the nodes say that a group is.
-    pub fn advance(&mut self, drives: &Drives, committed: &BTreeMap<GroupId, u64>) -> Vec<String> {
+    pub fn advance(&mut self, drives: &Drives, committed: &BTreeMap<GroupId, u64>) -> Vec<Violation> {
         let mut found = Vec::new();
         let homes: BTreeSet<DriveId> = self.groups.values().flat_map(|spec| spec.voters.iter().map(|voter| voter.drive)).collect();
         for drive in homes {
             let disk = drives.durable(drive);
             if let Err(error) = self.views.entry(drive).or_default().advance(disk.as_ref()) {
-                found.push(format!("the log on {} cannot be followed: {error}", drives.label(drive)));
+                let text = format!("the log on {} cannot be followed: {error}", drives.label(drive));
+                found.push(Violation::new("log-can-be-followed", text));
             }
         }
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
@@ -46,7 +48,8 @@ impl Logs {
             let next = self.witnesses[&group].applied() + 1;
             let cut = |log: &ReplicaLog| log.start >= next && !log.entries.contains_key(&next);
             if self.logs(group).filter(|log| cut(log)).count() > self.groups[&group].voters.len() / 2 && self.out_of_sight.insert(group) {
-                found.push(format!("the judge lost sight of group {group}: entry {next} was cut before it was read"));
+                let text = format!("the judge lost sight of group {group}: entry {next} was cut before it was read");
+                found.push(Violation::new("judge-sees-all", text));
             }
             for view in self.views.values_mut() {
                 view.forget(group, next - 1);

@@ -17,8 +17,9 @@ mod witness;
 pub use panics::watch_panics;
 
 use crate::cluster::Cluster;
+use crate::violation::{self, Violation};
 use drives::{Drives, Harm};
-use jepsen_like::check::{self, Final, Violation};
+use jepsen_like::check::{self, Final};
 use jepsen_like::history::{History, Operation};
 use jepsen_like::s3::Client;
 use jepsen_like::scenario::{Acknowledged, Scenario};
@@ -34,8 +35,6 @@ use std::time::Duration;
 
 /// Simulated time after the last fault in which the cluster must serve, where the scenario does not say.
 const SERVICE_WITHIN: Duration = Duration::from_secs(60);
-/// Violations of one kind that are told one by one.
-const TOLD_MAX: usize = 20;
 
 /// Judges one run.
 pub struct Judge {
@@ -49,7 +48,7 @@ pub struct Judge {
 struct State {
     logs: Logs,
     slots: Slots,
-    found: Vec<String>,
+    found: Vec<Violation>,
     /// Of what was acknowledged, by the drive that should have held it.
     missing: Vec<acknowledged::Missing>,
     /// Files that were shown wrongly at some time.
@@ -119,7 +118,7 @@ impl Judge {
     }
 
     /// The run is over, all is healed, and each bucket was read back: everything that is wrong.
-    pub async fn end(&self, history: &History, read_back: &BTreeMap<String, Standing>, sealed: &[node::Sealed]) -> Vec<String> {
+    pub async fn end(&self, history: &History, read_back: &BTreeMap<String, Standing>, sealed: &[node::Sealed]) -> Vec<Violation> {
         self.watch();
         let touched = self.state.lock().expect("nothing panics under this lock").touched.clone();
         let mut found = replicas::compare(&self.cluster, &self.drives, &touched).await;
@@ -127,8 +126,8 @@ impl Judge {
         found.extend(self.judge_history(history, read_back, &ledger));
         found.extend(on_drives);
         found.extend(fences::judge(sealed, &ledger, &touched));
-        found.extend(panics::take().into_iter().map(|panic| format!("a task panicked: {panic}")));
-        found
+        found.extend(panics::take());
+        violation::abridged(found)
     }
 
     /// How the versions that keys have at the end stand, by name.
@@ -154,25 +153,21 @@ impl Judge {
     }
 
     /// What lies on the raw drives.
-    fn judge_drives(&self) -> (Ledger, Vec<String>) {
+    fn judge_drives(&self) -> (Ledger, Vec<Violation>) {
         let mut state = self.advanced();
         let State { logs, slots, found, struck, .. } = &mut *state;
         let harm = Harm::now(&self.drives, &self.cluster);
         let ledger = Ledger::take(&self.drives, &harm, logs, slots);
         if !self.beyond_budget() {
-            found.extend(ledger.lost().map(|line| format!("I1: {} is lost on the raw drives: {:?}", line.key, line.stripes)));
+            let text = |line: &ledger::Line| format!("I1: {} is lost on the raw drives: {:?}", line.key, line.stripes);
+            found.extend(ledger.lost().map(|line| Violation::new("lost-on-drives", text(line))));
         }
         for (line, reason) in ledger.0.iter().filter_map(|line| Some((line, line.wrong.as_ref()?))) {
-            found.push(format!("I1: {} does not come out of the raw drives: {reason}", line.key));
+            let text = format!("I1: {} does not come out of the raw drives: {reason}", line.key);
+            found.push(Violation::new("decodes-from-drives", text));
         }
         found.extend(surface::judge(&self.drives, struck));
-        let mut found = std::mem::take(found);
-        if found.len() > TOLD_MAX {
-            let more = found.len() - TOLD_MAX;
-            found.truncate(TOLD_MAX);
-            found.push(format!("and {more} more that the raw drives show"));
-        }
-        (ledger, found)
+        (ledger, std::mem::take(found))
     }
 
     /// Keys of a bucket that faults beyond the budget have cost.
@@ -186,18 +181,18 @@ impl Judge {
     }
 
     /// What the clients saw. Beyond the budget, keys may be unreadable that the ledger calls lost, and no others.
-    fn judge_history(&self, history: &History, read_back: &BTreeMap<String, Standing>, ledger: &Ledger) -> Vec<String> {
-        let (mut violations, mut found): (Vec<Violation>, Vec<String>) = (Vec::new(), Vec::new());
+    fn judge_history(&self, history: &History, read_back: &BTreeMap<String, Standing>, ledger: &Ledger) -> Vec<Violation> {
+        let (mut violations, mut found): (Vec<check::Violation>, Vec<Violation>) = (Vec::new(), Vec::new());
         for (bucket, Standing { finals, listed }) in read_back {
             let lost = self.lost_keys(bucket, ledger);
             let mut unsound = check::read_back(history, bucket, finals);
-            unsound.retain(|violation| !matches!(violation, Violation::Unreadable { key, .. } if lost.contains(key.as_str())));
+            unsound.retain(|violation| !matches!(violation, check::Violation::Unreadable { key, .. } if lost.contains(key.as_str())));
             violations.extend(unsound);
             found.extend(readable_though_lost(&lost, finals));
             match listed {
                 Ok(listed) => violations.extend(check::listing(finals, listed)),
                 Err(_) if self.beyond_budget() && ledger.0.iter().any(|line| line.without_quorum) => {}
-                Err(error) => found.push(format!("no listing of {bucket} at the end: {error}")),
+                Err(error) => found.push(Violation::new("listable-at-the-end", format!("no listing of {bucket}: {error}"))),
             }
         }
         if self.scenario.expect.linearizable {
@@ -209,15 +204,18 @@ impl Judge {
         if self.scenario.expect.listings_complete {
             violations.extend(check::listings(history));
         }
-        found.extend(violations.iter().map(ToString::to_string));
+        found.extend(violations.iter().map(|violation| Violation::new(violation.check(), violation.to_string())));
         found
     }
 }
 
 /// Keys that were read although the ledger calls them lost: the ledger is wrong, or what was read is.
-fn readable_though_lost(lost: &BTreeSet<&str>, finals: &BTreeMap<String, Final>) -> Vec<String> {
+fn readable_though_lost(lost: &BTreeSet<&str>, finals: &BTreeMap<String, Final>) -> Vec<Violation> {
     let read = |key: &&&str| finals.get(**key).is_some_and(|found| found.is_ok());
-    lost.iter().filter(read).map(|key| format!("{key}: the ledger says that it is lost, but it was read")).collect()
+    lost.iter()
+        .filter(read)
+        .map(|key| Violation::new("ledger-agrees", format!("{key}: the ledger says that it is lost, but it was read")))
+        .collect()
 }
 
 #[cfg(test)]

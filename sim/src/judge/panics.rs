@@ -1,5 +1,6 @@
 //! Panics: one that a task or connection survives is a bug all the same.
 
+use crate::violation::Violation;
 use std::sync::{Mutex, PoisonError};
 
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -14,6 +15,7 @@ pub fn watch_panics() {
 }
 
 /// Those since the last call.
-pub(super) fn take() -> Vec<String> {
-    std::mem::take(&mut PANICS.lock().unwrap_or_else(PoisonError::into_inner))
+pub(super) fn take() -> Vec<Violation> {
+    let panics = std::mem::take(&mut *PANICS.lock().unwrap_or_else(PoisonError::into_inner));
+    panics.iter().map(|panic| Violation::panic(panic)).collect()
 }

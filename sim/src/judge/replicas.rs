@@ -3,6 +3,7 @@
 
 use super::drives::{Drives, Harm};
 use crate::cluster::Cluster;
+use crate::violation::Violation;
 use protocol::DriveId;
 use runtime::time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +22,7 @@ struct Replica {
 
 /// Wait until the running replicas of each group have applied the same, then compare their state hashes. `touched`: drives
 /// that a fault struck.
-pub(super) async fn compare(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> Vec<String> {
+pub(super) async fn compare(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> Vec<Violation> {
     let deadline = time::now() + SETTLE_MAX;
     loop {
         let (groups, mut found) = gather(cluster, drives, touched);
@@ -31,14 +32,15 @@ pub(super) async fn compare(cluster: &Cluster, drives: &Drives, touched: &BTreeS
             return found;
         }
         if time::now() >= deadline {
-            return vec![format!("replicas do not catch up within {} s: {groups:x?}", SETTLE_MAX.as_secs())];
+            let text = format!("replicas do not catch up within {} s: {groups:x?}", SETTLE_MAX.as_secs());
+            return vec![Violation::new("replicas-catch-up", text)];
         }
         time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 /// The replicas that run, and those that do not and should.
-fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> (BTreeMap<u64, Vec<Replica>>, Vec<String>) {
+fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> (BTreeMap<u64, Vec<Replica>>, Vec<Violation>) {
     let harm = Harm::now(drives, cluster);
     let explained = |drive: DriveId| touched.contains(&drive) || harm.out(drive).is_some();
     let mut groups: BTreeMap<u64, Vec<Replica>> = BTreeMap::new();
@@ -54,31 +56,31 @@ fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> (B
                     replica: status.replica.0,
                 }),
                 Some(_) if explained(status.drive) => {}
-                Some(reason) => found.push(format!(
-                    "replica {} of group {} stopped on {}, which no fault explains: {reason}",
-                    status.replica,
-                    status.group,
-                    drives.label(status.drive)
-                )),
+                Some(reason) => {
+                    let (replica, group, drive) = (status.replica, status.group, drives.label(status.drive));
+                    let text = format!("replica {replica} of group {group} stopped on {drive}, which no fault explains: {reason}");
+                    found.push(Violation::new("replica-stopped", text));
+                }
             }
         }
     }
     for spec in node::inspect::groups(&cluster.bootstrap) {
         for voter in spec.voters.iter().filter(|voter| !seen.contains(&(spec.group, voter.replica)) && !explained(voter.drive)) {
-            found.push(format!("replica {} of group {} is not there, which no fault explains", voter.replica, spec.group));
+            let text = format!("replica {} of group {} is not there, which no fault explains", voter.replica, spec.group);
+            found.push(Violation::new("replica-missing", text));
         }
     }
     (groups, found)
 }
 
-fn differing(groups: &BTreeMap<u64, Vec<Replica>>) -> Vec<String> {
+fn differing(groups: &BTreeMap<u64, Vec<Replica>>) -> Vec<Violation> {
     let differ = |replicas: &[Replica]| {
         replicas.iter().any(|one| replicas.iter().any(|other| one.applied == other.applied && one.state_hash != other.state_hash))
     };
     groups
         .iter()
         .filter(|(_, replicas)| differ(replicas))
-        .map(|(group, replicas)| format!("replicas of group {group} differ: {replicas:x?}"))
+        .map(|(group, replicas)| Violation::new("replicas-agree", format!("I9: replicas of group {group} differ: {replicas:x?}")))
         .collect()
 }
 

@@ -2,6 +2,7 @@
 
 use super::drives::Drives;
 use super::slots::{files, scan, verified};
+use crate::violation::Violation;
 use drive::file_name;
 use drive::inspect::SlotView;
 use protocol::layout::SlotAddress;
@@ -32,7 +33,8 @@ impl Met {
 
 /// Verify every slot file of every drive as it was written. What a drive shows instead is not looked at here; files that a
 /// fault ever struck are left out, as the node may have mended, cut or sealed them after what it was shown.
-pub fn judge(drives: &Drives, struck: &BTreeSet<(DriveId, String)>) -> Vec<String> {
+pub fn judge(drives: &Drives, struck: &BTreeSet<(DriveId, String)>) -> Vec<Violation> {
+    let say = |text: String| Violation::new("slot-sound", text);
     let mut found = Vec::new();
     let mut met = Met::default();
     for (id, _) in drives.iter() {
@@ -45,10 +47,10 @@ pub fn judge(drives: &Drives, struck: &BTreeSet<(DriveId, String)>) -> Vec<Strin
                         continue;
                     }
                     let problems = judge_slot(disk.as_ref(), at, &mut met).unwrap_or_else(|reason| vec![reason]);
-                    found.extend(problems.into_iter().map(|problem| format!("{label}: {}: {problem}", file_name(at))));
+                    found.extend(problems.into_iter().map(|problem| say(format!("{label}: {}: {problem}", file_name(at)))));
                 }
             }
-            Err(error) => found.push(format!("{label}: {error}")),
+            Err(error) => found.push(say(format!("{label}: {error}"))),
         }
     }
     found
