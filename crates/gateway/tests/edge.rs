@@ -462,7 +462,7 @@ fn bodies_that_are_not_what_they_claim_leave_nothing() {
 fn a_chunk_larger_than_16_mib_is_refused_at_its_announcement() {
     block_on(async {
         let site = Site::start(Limits::default()).await;
-        let source = Source::Content(Content { seed: 1, start: 0, length: 17 << 20 });
+        let source = Source::Content(Content::new(1, 17 << 20));
         let payload = |chunk_bytes| Payload::UnsignedTrailer { chunk_bytes, checksum: Checksum::Crc32 };
         let refused = site.refusal(put("key").source(source.clone()).payload(payload(17 << 20))).await;
         assert_eq!(refused, "400 InvalidRequest");

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::s3::Content;
 
-/// The bytes of an object: `bytes` pseudo-random bytes of the seed `id`, or the parts of a multipart upload under an
+/// The bytes of an object: `bytes` repeating bytes of the seed `id`, or the parts of a multipart upload under an
 /// id made of theirs. Ids are never used twice in a history, except by copies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Value {
@@ -41,7 +41,7 @@ impl Value {
     /// Its bytes. A composed value has only those of its parts.
     pub fn content(self) -> Content {
         assert!(!self.is_composed(), "the parts of a composed value have contents, it has not");
-        Content::new(self.id, self.bytes)
+        Content::repeating(self.id, self.bytes)
     }
 
     /// Whether both have the same bytes, and so the same ETag: tiny ones may although they differ in id.

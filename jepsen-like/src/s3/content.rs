@@ -1,7 +1,20 @@
-//! [`Content`]: pseudo-random bytes named by a seed. Incompressible, never repeated between seeds, made and
-//! checked at any offset without being held: bodies of many GiB stream through a few KiB.
+//! [`Content`]: bytes named by a seed, never the same under two seeds, made and checked at any offset without being held:
+//! bodies of many GiB stream through a few KiB.
+//!
+//! A content is random throughout, or it repeats: then each of its rows of 64 bytes is the same 60 bytes, which only its
+//! seed has, and four bytes that tell in which block of 512 bytes the row lies. Parity of rows that repeat repeats as well, so that
+//! simulated drives hold both at a small part of their size; and yet whatever lies where it does not belong is seen, as
+//! every row says whose it is and from where. Only rows that change places within their block of 512 bytes look the same; no
+//! code moves or addresses so little.
 
 use bytes::Bytes;
+
+/// Words of a row of a content that repeats.
+const ROW_WORDS: u64 = 8;
+/// Words of a block, whose rows are all the same.
+const BLOCK_WORDS: u64 = 64;
+/// The bits of a row's last word that name the block.
+const STAMP: u64 = 0xffff_ffff << 32;
 
 /// Bytes `start..start + length` of the endless stream of `seed`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -9,6 +22,8 @@ pub struct Content {
     pub seed: u64,
     pub start: u64,
     pub length: u64,
+    /// Whether it repeats.
+    pub repeats: bool,
 }
 
 /// Received bytes differ from the content that they should be.
@@ -21,15 +36,20 @@ pub enum Mismatch {
 }
 
 impl Content {
-    /// The first `length` bytes of `seed`.
+    /// The first `length` bytes of `seed`, random throughout: they cannot be compressed.
     pub fn new(seed: u64, length: u64) -> Content {
-        Content { seed, start: 0, length }
+        Content { seed, start: 0, length, repeats: false }
+    }
+
+    /// The first `length` bytes of `seed`, in rows that repeat: cheap to hold for whoever compresses.
+    pub fn repeating(seed: u64, length: u64) -> Content {
+        Content { seed, start: 0, length, repeats: true }
     }
 
     /// Bytes `from..from + length` of this content. Panics if they reach past its end.
     pub fn slice(&self, from: u64, length: u64) -> Content {
         assert!(from.checked_add(length).is_some_and(|end| end <= self.length), "a slice lies inside its content");
-        Content { seed: self.seed, start: self.start + from, length }
+        Content { start: self.start + from, length, ..*self }
     }
 
     /// Fill `target` with the bytes from `at` (counted from this content's own start).
@@ -38,7 +58,7 @@ impl Content {
         let mut rest = target;
         let skip = (position % 8) as usize;
         if skip != 0 {
-            let word = word(self.seed, position / 8).to_le_bytes();
+            let word = self.word(position / 8).to_le_bytes();
             let take = rest.len().min(8 - skip);
             rest[..take].copy_from_slice(&word[skip..skip + take]);
             rest = &mut rest[take..];
@@ -47,12 +67,26 @@ impl Content {
         let mut index = position / 8;
         let mut words = rest.chunks_exact_mut(8);
         for eight in &mut words {
-            eight.copy_from_slice(&word(self.seed, index).to_le_bytes());
+            eight.copy_from_slice(&self.word(index).to_le_bytes());
             index += 1;
         }
         let tail = words.into_remainder();
         let count = tail.len();
-        tail.copy_from_slice(&word(self.seed, index).to_le_bytes()[..count]);
+        tail.copy_from_slice(&self.word(index).to_le_bytes()[..count]);
+    }
+
+    /// Eight bytes of the stream.
+    #[inline]
+    fn word(&self, index: u64) -> u64 {
+        if !self.repeats {
+            return word(self.seed, index);
+        }
+        let row = word(self.seed, index % ROW_WORDS);
+        if index % ROW_WORDS < ROW_WORDS - 1 {
+            return row;
+        }
+        // From the other end of the stream than the row.
+        row & !STAMP | word(self.seed, u64::MAX - index / BLOCK_WORDS) & STAMP
     }
 
     /// All of it in memory: for small contents.
@@ -138,6 +172,7 @@ impl Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn any_slice_equals_the_same_bytes_of_the_whole() {
@@ -149,6 +184,32 @@ mod tests {
             }
         }
         assert_ne!(Content::new(8, 1000).bytes(), whole);
+    }
+
+    #[test]
+    fn a_repeating_content_is_the_same_at_any_offset() {
+        let whole = Content::repeating(7, 3000).bytes();
+        for from in [0u64, 1, 59, 63, 64, 511, 512, 1500] {
+            let slice = Content::repeating(7, 3000).slice(from, 1400).bytes();
+            assert_eq!(slice, whole.slice(from as usize..from as usize + 1400), "{from}");
+        }
+    }
+
+    #[test]
+    fn each_row_tells_whose_it_is_and_in_which_block_it_lies() {
+        let mut rows: BTreeMap<Vec<u8>, (u64, usize)> = BTreeMap::new();
+        for seed in 1..4 {
+            let bytes = Content::repeating(seed, 256 << 10).bytes();
+            for (number, row) in bytes.chunks(64).enumerate() {
+                let place = (seed, number / 8);
+                assert_eq!(*rows.entry(row.to_vec()).or_insert(place), place, "the same row in two places");
+            }
+            // And cut at any byte: what is moved by a block, and by any number of them, differs.
+            for blocks in [1, 2, 128, 300] {
+                let moved = blocks * 512;
+                assert!(bytes.windows(64).zip(bytes[moved..].windows(64)).step_by(61).all(|(one, other)| one != other), "{blocks}");
+            }
+        }
     }
 
     #[test]

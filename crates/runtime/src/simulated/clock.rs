@@ -12,6 +12,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use madsim::time::{TimeHandle, error::Elapsed};
 
+use super::present;
+
 /// How wrong the clock of a machine is. The default is right.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Clock {
@@ -44,12 +46,12 @@ thread_local! {
 
 /// The simulation's time, if there is one.
 pub(super) fn true_now() -> Option<Instant> {
-    TimeHandle::try_current().map(|time| time.now_instant())
+    present::time(TimeHandle::now_instant)
 }
 
 fn simulated_now() -> Instant {
-    #[allow(clippy::disallowed_methods, reason = "madsim's")]
-    Instant::now()
+    #[allow(clippy::disallowed_methods, reason = "outside of a simulation")]
+    true_now().unwrap_or_else(Instant::now)
 }
 
 fn scaled(duration: Duration, parts: i64) -> Duration {
@@ -86,8 +88,8 @@ impl Running {
 }
 
 fn true_wall_ms() -> u64 {
-    let Some(time) = TimeHandle::try_current() else { return 0 };
-    time.now_time().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64)
+    let Some(now) = present::time(TimeHandle::now_time) else { return 0 };
+    now.duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64)
 }
 
 /// Set the clock of a machine from now on. What it has drifted so far stays.

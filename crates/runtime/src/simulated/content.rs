@@ -346,6 +346,9 @@ impl Content {
             let live = self.pages.get(&number).cloned().unwrap_or_default();
             if live.is(&page) {
                 self.before.remove(&number);
+                if let Some(page) = self.pages.get_mut(&number) {
+                    page.settle();
+                }
                 continue;
             }
             // Written to again meanwhile.
@@ -420,7 +423,8 @@ impl Content {
                     }
                 }
             }
-            if let Some(page) = page {
+            if let Some(mut page) = page {
+                page.settle();
                 self.pages.insert(number, page);
             }
         }

@@ -4,6 +4,10 @@
 use std::io::Write;
 use std::sync::Mutex;
 
+use madsim::time::TimeHandle;
+
+use super::present;
+
 /// Sees an event: simulated nanoseconds, kind, content.
 pub type Watcher = Box<dyn FnMut(u64, &'static str, &[u8]) + Send>;
 
@@ -21,8 +25,7 @@ const SHOWN_BYTES: usize = 48;
 
 /// Add an event. Outside of a simulation nothing is added.
 pub(crate) fn note(kind: &'static str, bytes: &[u8]) {
-    let Some(time) = madsim::time::TimeHandle::try_current() else { return };
-    let nanos = time.elapsed().as_nanos() as u64;
+    let Some(nanos) = present::time(nanos) else { return };
     let content = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
     let mut events = EVENTS.lock().expect("nothing panics under this lock");
     for byte in kind.bytes() {
@@ -41,6 +44,10 @@ pub(crate) fn note(kind: &'static str, bytes: &[u8]) {
     if let Some(watcher) = &mut events.watcher {
         watcher(nanos, kind, bytes);
     }
+}
+
+fn nanos(time: &TimeHandle) -> u64 {
+    time.elapsed().as_nanos() as u64
 }
 
 /// The beginning of an event's content for people: letters as they are, the rest in hex digits.
@@ -73,7 +80,7 @@ pub fn event_count() -> u64 {
 
 /// Simulated nanoseconds since the simulation began.
 pub fn elapsed_ns() -> u64 {
-    madsim::time::TimeHandle::try_current().map_or(0, |time| time.elapsed().as_nanos() as u64)
+    present::time(nanos).unwrap_or(0)
 }
 
 /// Show each event from now on to `watcher`, which must neither add events nor wait.

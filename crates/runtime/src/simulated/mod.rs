@@ -15,6 +15,7 @@ mod machine;
 mod net;
 mod pages;
 mod platter;
+mod present;
 mod probes;
 pub(crate) mod process;
 mod run;
@@ -61,7 +62,7 @@ fn machine_number() -> u64 {
 
 /// As [`machine_number`], and 0 outside of a simulation.
 fn machine_or_simulator() -> u64 {
-    if madsim::runtime::Handle::try_current().is_ok() { machine_number() } else { 0 }
+    if present::is_simulated() { machine_number() } else { 0 }
 }
 
 /// madsim shows a machine's number only as text and as what it hashes; the latter costs nothing.

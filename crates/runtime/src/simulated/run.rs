@@ -47,6 +47,7 @@ where
         runtime.add_simulator::<SimNet>();
         runtime.set_time_limit(settings.time_max);
         runtime.block_on(async move {
+            let _present = super::present::enter();
             net::start(settings.seed, Link::calm(settings.latency));
             make().await
         })
