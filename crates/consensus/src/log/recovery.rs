@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 
 /// Sectors of the smallest batch: its head, twice. Fewer than two of these are one batch, which the next one names.
 const BATCH_SECTORS_MIN: usize = 2;
+/// Sectors that are read at once: a mebibyte.
+const CHUNK_SECTORS: usize = (1 << 20) / SECTOR_BYTES;
 
 /// What the log knows of one replica.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +73,9 @@ impl Recovered {
 /// All sectors of one segment, judged.
 pub(crate) struct Segment {
     pub generation: u64,
+    /// As far as batches reach.
     bytes: Vec<u8>,
+    /// Of every sector.
     found: Vec<Found>,
     /// Start and shape of each batch of which a good sector is left, by number.
     batches: BTreeMap<u32, Shape>,
@@ -96,34 +100,22 @@ impl Segment {
     /// Read a whole segment. Sectors that the drive cannot read count as rotten.
     pub(crate) fn read(file: &dyn DiskFile, generation: u64) -> Result<Segment, Error> {
         let sectors = usize::try_from(file.len()?).expect("segments are bounded") / SECTOR_BYTES;
-        let mut bytes = vec![0; sectors * SECTOR_BYTES];
-        let mut unreadable = Vec::new();
-        const CHUNK: usize = 1 << 20;
-        for (nth, chunk) in bytes.chunks_mut(CHUNK).enumerate() {
-            let offset = nth * CHUNK;
-            match file.read_at(offset as u64, chunk) {
-                Ok(()) => {}
-                Err(runtime::disk::Error::Io { .. }) => {
-                    for (inner, sector) in chunk.chunks_mut(SECTOR_BYTES).enumerate() {
-                        let at = offset + inner * SECTOR_BYTES;
-                        match file.read_at(at as u64, sector) {
-                            Ok(()) => {}
-                            Err(runtime::disk::Error::Io { .. }) => unreadable.push(at / SECTOR_BYTES),
-                            Err(error) => return Err(error.into()),
-                        }
-                    }
-                }
-                Err(error) => return Err(error.into()),
+        let (mut bytes, mut found) = (Vec::new(), Vec::with_capacity(sectors));
+        let mut buffer = vec![0; CHUNK_SECTORS.min(sectors) * SECTOR_BYTES];
+        for first in (0..sectors).step_by(CHUNK_SECTORS) {
+            let chunk = &mut buffer[..CHUNK_SECTORS.min(sectors - first) * SECTOR_BYTES];
+            let unreadable = read_chunk(file, first, chunk)?;
+            let sector = |nth: usize| u32::try_from(first + nth).expect("segments are bounded");
+            found.extend(chunk.chunks(SECTOR_BYTES).enumerate().map(|(nth, bytes)| judge(bytes, generation, sector(nth))));
+            for at in unreadable {
+                runtime::probe!("consensus-log-sector-unreadable");
+                found[at] = Found::Rotten;
             }
-        }
-        let mut found: Vec<Found> = bytes
-            .chunks(SECTOR_BYTES)
-            .enumerate()
-            .map(|(at, sector)| judge(sector, generation, u32::try_from(at).expect("segments are bounded")))
-            .collect();
-        for at in unreadable {
-            runtime::probe!("consensus-log-sector-unreadable");
-            found[at] = Found::Rotten;
+            // Most of a segment was never written: only as much is held as has something in it.
+            if found[first..].iter().any(|found| *found != Found::Unwritten) {
+                bytes.resize(first * SECTOR_BYTES, 0);
+                bytes.extend_from_slice(chunk);
+            }
         }
         let mut batches: BTreeMap<u32, Shape> = BTreeMap::new();
         for (at, one) in found.iter().enumerate() {
@@ -132,6 +124,8 @@ impl Segment {
                 batches.entry(*batch).or_insert(shape);
             }
         }
+        let end = batches.values().map(|shape| (shape.sector + shape.count).min(sectors)).max().unwrap_or(0);
+        bytes.resize(end * SECTOR_BYTES, 0);
         Ok(Segment { generation, bytes, found, batches })
     }
 
@@ -190,6 +184,28 @@ impl Segment {
     fn first_head(&self) -> Option<Head> {
         self.batch(*self.batches.get(&0)?).decode_head()
     }
+}
+
+/// Read a chunk that begins at the sector `first`; returns the sectors that the drive cannot read, which are zeros here.
+fn read_chunk(file: &dyn DiskFile, first: usize, chunk: &mut [u8]) -> Result<Vec<usize>, Error> {
+    let offset = |sector: usize| (sector * SECTOR_BYTES) as u64;
+    match file.read_at(offset(first), chunk) {
+        Ok(()) => return Ok(Vec::new()),
+        Err(runtime::disk::Error::Io { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut unreadable = Vec::new();
+    for (nth, sector) in chunk.chunks_mut(SECTOR_BYTES).enumerate() {
+        match file.read_at(offset(first + nth), sector) {
+            Ok(()) => {}
+            Err(runtime::disk::Error::Io { .. }) => {
+                sector.fill(0);
+                unreadable.push(first + nth);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(unreadable)
 }
 
 /// The outcome of reading a log.
