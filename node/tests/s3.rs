@@ -196,7 +196,7 @@ fn multipart_uploads_complete_abort_and_copy() {
             named.push((number, client.upload_part("bucket", "big", &upload, number, *part).await.unwrap()));
         }
         assert_eq!(client.list_uploads("bucket", "").await.unwrap(), [("big".to_string(), upload.clone())]);
-        let (listed, truncated) = client.list_parts("bucket", "big", &upload, 1).await.unwrap();
+        let (listed, truncated) = client.list_parts("bucket", "big", &upload, 1, 1000).await.unwrap();
         assert_eq!((listed.len(), truncated), (2, false));
         assert_eq!(code(client.get("bucket", "big").await), "NoSuchKey");
         let mut wrong = named.clone();

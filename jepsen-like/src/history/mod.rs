@@ -58,6 +58,11 @@ pub enum Action {
     Complete { upload: String, parts: Vec<Part> },
     /// [`Outcome::Done`], [`Refusal::NoSuchUpload`].
     Abort { upload: String },
+    /// One page of the parts with higher numbers than `after`, at most `parts_max` of them: [`Outcome::Parts`],
+    /// [`Refusal::NoSuchUpload`].
+    ListParts { upload: String, after: u16, parts_max: u16 },
+    /// All uploads under way in the bucket: [`Outcome::Uploads`].
+    ListUploads,
     /// [`Outcome::Done`], [`Refusal::BucketExists`].
     CreateBucket,
     /// [`Outcome::Done`], [`Refusal::BucketNotEmpty`].
@@ -132,6 +137,21 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+/// A page of the parts of an upload.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PartPage {
+    /// In the order of the reply, each by the value that its ETag names.
+    pub parts: Vec<Part>,
+    pub truncated: bool,
+}
+
+/// An upload as a listing shows it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct ListedUpload {
+    pub key: String,
+    pub upload: String,
+}
+
 /// What a GET or HEAD saw.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -170,6 +190,9 @@ pub enum Outcome {
     /// An upload was begun under this id.
     Begun(String),
     Listed(Page),
+    Parts(PartPage),
+    /// In the order of the reply.
+    Uploads(Vec<ListedUpload>),
     /// The condition did not hold.
     PreconditionFailed,
     /// Certainly without effect, and the state was so that it had to be refused.
@@ -315,6 +338,8 @@ impl History {
                 Outcome::Copied(_) => "copied".to_owned(),
                 Outcome::Begun(_) => "upload begun".to_owned(),
                 Outcome::Listed(_) => "page listed".to_owned(),
+                Outcome::Parts(_) => "parts listed".to_owned(),
+                Outcome::Uploads(_) => "uploads listed".to_owned(),
                 Outcome::Refused(refusal) => format!("refused: {}", refusal.name()),
                 Outcome::PreconditionFailed => "precondition failed".to_owned(),
                 Outcome::NotDone(reason) => format!("not done: {reason}"),

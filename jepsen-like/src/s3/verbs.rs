@@ -295,9 +295,9 @@ impl Client {
         self.call_whole(&Request::object("DELETE", bucket, key).query("uploadId", upload)).await.map(|_| ())
     }
 
-    /// ListParts: up to 1000 parts after number `after`, and whether there are more.
-    pub async fn list_parts(&self, bucket: &str, key: &str, upload: &str, after: u16) -> Result<(Vec<Part>, bool), Error> {
-        let mut request = Request::object("GET", bucket, key).query("uploadId", upload);
+    /// ListParts: up to `parts_max` parts after number `after`, and whether there are more.
+    pub async fn list_parts(&self, bucket: &str, key: &str, upload: &str, after: u16, parts_max: u16) -> Result<(Vec<Part>, bool), Error> {
+        let mut request = Request::object("GET", bucket, key).query("uploadId", upload).query("max-parts", parts_max.to_string());
         if after > 0 {
             request = request.query("part-number-marker", after.to_string());
         }

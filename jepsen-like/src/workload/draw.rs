@@ -174,11 +174,16 @@ impl<'a> Drawing<'a> {
 
     fn multipart(&mut self) -> PlannedAction {
         let at = self.place();
-        match self.draws.below(10) {
+        match self.draws.below(12) {
             0..=1 => PlannedAction::Get(at),
             2 => PlannedAction::Head(at),
             3 => PlannedAction::Delete(at),
             4 => PlannedAction::Put { at, bytes: self.telling_bytes() },
+            10 => PlannedAction::ListUploads(at.0),
+            11 => {
+                let other = u32::try_from(self.draws.one_of(self.workload.clients)).expect("few clients");
+                self.list_parts(UploadName::LatestOf(other))
+            }
             5 if self.workload.clients > 1 => {
                 // Somebody else's upload, while its owner is at it.
                 let other = u32::try_from(self.draws.one_of(self.workload.clients)).expect("few clients");
@@ -214,9 +219,21 @@ impl<'a> Drawing<'a> {
         while !parts.is_empty() {
             let next = self.draws.one_of(parts.len());
             self.waiting.push_back(parts.swap_remove(next));
+            if self.draws.once_in(4) {
+                let list = self.list_parts(upload);
+                self.waiting.push_back(list);
+            }
         }
         self.finish(upload);
         PlannedAction::CreateUpload(at)
+    }
+
+    fn list_parts(&mut self, upload: UploadName) -> PlannedAction {
+        PlannedAction::ListParts {
+            upload,
+            after: [0, 0, 0, 1, 700][self.draws.one_of(5)],
+            parts_max: [1000, 1000, 1, 2][self.draws.one_of(4)],
+        }
     }
 
     /// How an upload ends.
@@ -342,9 +359,19 @@ mod tests {
         };
         let holds = |actions: &[String], what: &str| assert!(actions.iter().any(|action| action.contains(what)), "{what}");
         let uploads = drawn("multipart", 0..2);
-        for what in
-            ["create_upload", "upload_part", "\"complete\"", "complete_again", "abort", "latest_of", "descending", "strange", "but_first"]
-        {
+        for what in [
+            "create_upload",
+            "upload_part",
+            "\"complete\"",
+            "complete_again",
+            "abort",
+            "latest_of",
+            "descending",
+            "strange",
+            "but_first",
+            "list_parts",
+            "list_uploads",
+        ] {
             holds(&uploads, what);
         }
         let copies = drawn("copy", 0..2);

@@ -13,6 +13,8 @@ use super::values::Values;
 use crate::history::{Outcome, Reply, Value};
 use crate::s3::{Auth, Checksum, Client, Error, Payload, REPLY_BYTES_MAX, Request, Step, Tamper, raw_exchange};
 
+/// More than a gateway takes of headers in all.
+const HUGE_HEADER_BYTES: usize = 40 << 10;
 const CHUNK_BYTES: usize = 8 << 10;
 const CHECKSUM: Checksum = Checksum::Crc32c;
 /// How slow a slow caller is: in pieces of this size ...
@@ -64,6 +66,7 @@ fn expected(manner: Rudeness) -> (u16, &'static [&'static str]) {
         Rudeness::MuchMetadata => (400, &["MetadataTooLarge"]),
         Rudeness::LongKey => (400, &["KeyTooLongError"]),
         Rudeness::HugeLength => (400, &["EntityTooLarge"]),
+        Rudeness::HugeHeaders => (400, &["RequestHeaderSectionTooLarge"]),
         Rudeness::WrongChunkSignature | Rudeness::WrongSignature => (403, &["SignatureDoesNotMatch"]),
         Rudeness::Unsigned | Rudeness::UnsignedHeader => (403, &["AccessDenied"]),
         Rudeness::Replayed => (403, &["RequestTimeTooSkewed"]),
@@ -100,6 +103,7 @@ fn request(bucket: &str, key: &str, value: Value, manner: Rudeness) -> Request {
             tampered(good, Tamper { unsigned_headers: vec![("x-amz-meta-added".to_owned(), "later".to_owned())], ..plain })
         }
         Rudeness::MuchMetadata => good.header("x-amz-meta-much", "m".repeat(3000)),
+        Rudeness::HugeHeaders => good.header("cookie", "c".repeat(HUGE_HEADER_BYTES)),
         Rudeness::LongKey => {
             let long = Request::object("PUT", bucket, &format!("{key}{}", "k".repeat(1024)));
             Request { path: long.path, ..good }

@@ -113,6 +113,17 @@ pub enum PlannedAction {
         #[serde(rename = "u")]
         upload: UploadName,
     },
+    /// One page of parts behind this number.
+    ListParts {
+        #[serde(rename = "u")]
+        upload: UploadName,
+        #[serde(rename = "a")]
+        after: u16,
+        #[serde(rename = "m")]
+        parts_max: u16,
+    },
+    /// The uploads under way in a bucket.
+    ListUploads(u32),
     Copy {
         #[serde(rename = "f")]
         from: Place,
@@ -218,10 +229,12 @@ pub enum Rudeness {
     Garbage,
     /// A GET whose reader hangs up.
     HangUp,
+    /// A PUT with more bytes of headers than any request needs.
+    HugeHeaders,
 }
 
 impl Rudeness {
-    pub const ALL: [Rudeness; 17] = [
+    pub const ALL: [Rudeness; 18] = [
         Rudeness::Slow,
         Rudeness::Aborted,
         Rudeness::Truncated,
@@ -239,6 +252,7 @@ impl Rudeness {
         Rudeness::WrongDecodedLength,
         Rudeness::Garbage,
         Rudeness::HangUp,
+        Rudeness::HugeHeaders,
     ];
 }
 

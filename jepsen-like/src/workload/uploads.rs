@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use super::answer::{ask, wrong};
+use super::answer::{ask, failed, wrong};
 use super::objects::{copy_source, whole_document, written};
 use super::step::{Naming, Step, UploadName};
 use super::values::Values;
-use crate::history::{Action, Outcome, Part, Reply, Value};
+use crate::history::{Action, ListedUpload, Outcome, Part, PartPage, Reply, Value};
 use crate::s3::{Client, Payload, Request, complete_upload};
 
 /// All uploads of a run.
@@ -118,7 +118,7 @@ fn part_request(upload: &Upload, number: u16) -> Request {
 
 /// UploadPart.
 pub(super) async fn upload_part(client: &Client, values: &Values, upload: &Upload, number: u16, value: Value) -> Reply {
-    let etag = values.add(value);
+    let etag = values.add_part(value);
     let payload = if value.id.is_multiple_of(2) { Payload::Signed } else { Payload::Unsigned };
     let request = part_request(upload, number).source(value.content()).payload(payload);
     ask(client, &request).await.told(|headers, _| written(headers, &etag))
@@ -167,6 +167,35 @@ pub(super) async fn complete(client: &Client, values: &Values, upload: &Upload, 
 pub(super) async fn abort(client: &Client, upload: &Upload) -> Reply {
     let request = Request::object("DELETE", &upload.bucket, &upload.key).query("uploadId", &upload.id);
     ask(client, &request).await.told(|_, _| Outcome::Done)
+}
+
+/// ListParts, one page.
+pub(super) async fn list_parts(client: &Client, values: &Values, upload: &Upload, after: u16, parts_max: u16) -> Reply {
+    let (rows, truncated) = match client.list_parts(&upload.bucket, &upload.key, &upload.id, after, parts_max).await {
+        Ok(page) => page,
+        Err(error) => return failed(&error).into(),
+    };
+    let mut parts = Vec::new();
+    for row in rows {
+        match values.part(&row.etag) {
+            Some(value) if value.bytes == row.bytes => parts.push(Part { number: row.number, value }),
+            Some(value) => {
+                return wrong(format!("part {} is listed with {} bytes, and the ETag of {value:?}", row.number, row.bytes)).into();
+            }
+            None => return wrong(format!("part {} is listed with ETag {}, which is of no part", row.number, row.etag)).into(),
+        }
+    }
+    Outcome::Parts(PartPage { parts, truncated }).into()
+}
+
+/// ListMultipartUploads of a whole bucket.
+pub(super) async fn list(client: &Client, bucket: &str) -> Reply {
+    match client.list_uploads(bucket, "").await {
+        // A bucket of a workload has far fewer than a page holds.
+        Ok(rows) => Outcome::Uploads(rows.into_iter().map(|(key, upload)| ListedUpload { key, upload }).collect()),
+        Err(error) => failed(&error),
+    }
+    .into()
 }
 
 /// A document that acknowledges must name the ETag of what was made.

@@ -26,6 +26,8 @@ struct Known {
     by_etag: BTreeMap<String, Option<Value>>,
     /// Slices by their bytes: whoever copies the same range has the same value.
     slices: BTreeMap<[u8; 16], Value>,
+    /// Parts by their ETags, which a whole of one part has besides.
+    parts: BTreeMap<String, Value>,
 }
 
 impl Values {
@@ -40,6 +42,18 @@ impl Values {
         etag
     }
 
+    /// Make `value` known as a part of an upload; returns the ETag that it has there.
+    pub fn add_part(&self, value: Value) -> String {
+        let etag = self.add(value);
+        self.known.lock().expect("nothing panics under it").parts.insert(etag.clone(), value);
+        etag
+    }
+
+    /// The part of an upload that has this ETag.
+    pub fn part(&self, etag: &str) -> Option<Value> {
+        self.known.lock().expect("nothing panics under it").parts.get(etag).copied()
+    }
+
     /// Make bytes `from..from + length` of `source` known as a part of an upload: as `name`, unless they are known.
     pub fn add_slice(&self, name: u64, source: Value, from: u64, length: u64) -> Value {
         let contents = self.slice(source, from, length);
@@ -50,6 +64,7 @@ impl Values {
         }
         let value = Value { id: name, bytes: length };
         known.slices.insert(sum, value);
+        known.parts.insert(quoted(&hex::encode(sum)), value);
         known.sums.insert(value, sum);
         known.contents.insert(value, contents);
         value

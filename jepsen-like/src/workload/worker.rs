@@ -17,8 +17,9 @@ use super::values::Values;
 use crate::history::{Action, After, List, ListKind, Outcome, Part, Recorder, Reply, Seen, Source, Value};
 use crate::s3::Client;
 
-/// Longest wait of a client for one reply; what takes longer has an unknown outcome.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait of a client for one reply; what takes longer has an unknown outcome. Longer than servers keep a caller in
+/// line before they refuse it (ten seconds are usual), so that refusals are heard.
+const TIMEOUT: Duration = Duration::from_secs(12);
 
 /// A gateway that accepts no connection is left alone for so long by the client that noticed, which asks another.
 const SHUN: Duration = Duration::from_secs(1);
@@ -130,7 +131,12 @@ impl Worker {
                     work.uploads.begin(step, &bucket, &key, id);
                 }
             }
+            PlannedAction::ListUploads(bucket) => {
+                let bucket = bucket_name(step.workload, *bucket);
+                self.record_in(step, &bucket, "", Action::ListUploads, uploads::list(client, &bucket)).await;
+            }
             PlannedAction::UploadPart { upload, .. }
+            | PlannedAction::ListParts { upload, .. }
             | PlannedAction::CopyPart { upload, .. }
             | PlannedAction::Complete { upload, .. }
             | PlannedAction::CompleteAgain { upload }
@@ -313,6 +319,11 @@ impl Worker {
             PlannedAction::Abort { .. } => {
                 let action = Action::Abort { upload: upload.id.clone() };
                 self.record_in(step, &upload.bucket, &upload.key, action, uploads::abort(client, &upload)).await;
+            }
+            PlannedAction::ListParts { after, parts_max, .. } => {
+                let action = Action::ListParts { upload: upload.id.clone(), after: *after, parts_max: *parts_max };
+                let listing = uploads::list_parts(client, &work.values, &upload, *after, *parts_max);
+                self.record_in(step, &upload.bucket, &upload.key, action, listing).await;
             }
             other => unreachable!("{other:?} is not of an upload"),
         }

@@ -58,6 +58,7 @@ fn deed(operation: &Operation) -> Option<Deed> {
         (Action::Copy(_), Outcome::Refused(_)) => return None,
         (_, Outcome::Refused(Refusal::NoSuchBucket)) => Deed::Missing,
         (Action::List(_), Outcome::Listed(_)) | (Action::CreateUpload, Outcome::Begun(_)) => Deed::Exists,
+        (_, Outcome::Parts(_) | Outcome::Uploads(_)) => Deed::Exists,
         (Action::UploadPart { .. } | Action::Abort { .. }, Outcome::Done) => Deed::Exists,
         _ => return None,
     })
