@@ -8,8 +8,8 @@ use runtime::side;
 
 use crate::leaks::{self, Leak};
 use crate::once::{self, Options};
-use crate::plan::Plan;
 use crate::processes::Source;
+use crate::which::{self, Which};
 use crate::{bugs, diff, inventory, report, scenarios, shrink, sweep};
 
 /// Run Keepstone's own node code in a simulated cluster, under a seed.
@@ -66,13 +66,8 @@ struct Run {
 
 #[derive(Args)]
 struct Replay {
-    /// A scenario, with --seed
-    scenario: Option<String>,
-    #[arg(long, requires = "scenario")]
-    seed: Option<u64>,
-    /// Or a saved plan
-    #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
-    plan: Option<PathBuf>,
+    #[command(flatten)]
+    which: Which,
     #[command(flatten)]
     options: Options,
 }
@@ -121,17 +116,8 @@ fn run(arguments: &Run) -> Result<ExitCode, String> {
 }
 
 fn replay(arguments: &Replay) -> Result<ExitCode, String> {
-    match (&arguments.scenario, arguments.seed, &arguments.plan) {
-        (Some(scenario), Some(seed), None) => {
-            let source = Source::Seed { scenario: scenario.clone(), seed };
-            once::run(scenarios::draw(scenario, seed)?, &source, &arguments.options)
-        }
-        (None, None, Some(path)) => {
-            let plan = Plan::load(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            once::run(plan, &Source::Plan(path.clone()), &arguments.options)
-        }
-        _ => Err("replay takes SCENARIO --seed N, or --plan FILE".to_owned()),
-    }
+    let source = arguments.which.one()?;
+    once::run(which::plan(&source)?, &source, &arguments.options)
 }
 
 fn list() -> Result<ExitCode, String> {

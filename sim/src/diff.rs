@@ -9,23 +9,18 @@ use std::process::{Child, ExitCode};
 use clap::Args;
 
 use crate::processes::{self, Source};
-use crate::scenarios;
+use crate::which::Which;
 
 /// Events that are shown before the first that differs.
 const BEFORE: usize = 10;
 /// And of each run from there on.
 const AFTER: usize = 5;
 
-/// Two of a kind: a seed twice, plans, or records.
+/// One run in two processes, two plans (--plan twice), or two records.
 #[derive(Args)]
 pub struct Arguments {
-    /// A scenario, with --seed: the same run in two processes
-    scenario: Option<String>,
-    #[arg(long, requires = "scenario")]
-    seed: Option<u64>,
-    /// A saved plan: alone it is run in two processes; given twice, the one against the other
-    #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
-    plan: Vec<PathBuf>,
+    #[command(flatten)]
+    which: Which,
     /// A record that `run --events FILE` wrote; twice
     #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "plan"])]
     events: Vec<PathBuf>,
@@ -36,20 +31,10 @@ pub struct Arguments {
 
 /// Compare; success if no event differs.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, String> {
-    let (mut first, mut second) = match (&arguments.scenario, arguments.seed, &arguments.plan[..], &arguments.events[..]) {
-        (Some(scenario), Some(seed), [], []) => {
-            scenarios::draw(scenario, seed)?;
-            let source = Source::Seed { scenario: scenario.clone(), seed };
-            (Record::of_run(&source, &[])?, Record::of_run(&source, &arguments.bug)?)
-        }
-        (None, None, [plan], []) => {
-            let source = Source::Plan(plan.clone());
-            (Record::of_run(&source, &[])?, Record::of_run(&source, &arguments.bug)?)
-        }
-        (None, None, [one, other], []) => {
-            (Record::of_run(&Source::Plan(one.clone()), &[])?, Record::of_run(&Source::Plan(other.clone()), &arguments.bug)?)
-        }
-        (None, None, [], [one, other]) => (Record::of_file(one)?, Record::of_file(other)?),
+    let (mut first, mut second) = match (&arguments.which.all()?[..], &arguments.events[..]) {
+        ([source], []) => (Record::of_run(source, &[])?, Record::of_run(source, &arguments.bug)?),
+        ([one, other], []) => (Record::of_run(one, &[])?, Record::of_run(other, &arguments.bug)?),
+        ([], [one, other]) => (Record::of_file(one)?, Record::of_file(other)?),
         _ => return Err("diff takes SCENARIO --seed N, --plan FILE once or twice, or --events FILE twice".to_owned()),
     };
     let parting = compare(&mut first.lines, &mut second.lines).map_err(|error| format!("reading events: {error}"))?;

@@ -21,7 +21,6 @@ mod once;
 #[cfg(madsim)]
 mod outcome;
 #[cfg(madsim)]
-#[allow(dead_code, reason = "parts for faults that are still to come")]
 mod plan;
 #[cfg(madsim)]
 mod processes;
@@ -43,6 +42,8 @@ mod sweep;
 mod timeline;
 #[cfg(madsim)]
 mod violation;
+#[cfg(madsim)]
+mod which;
 
 #[cfg(madsim)]
 fn main() -> std::process::ExitCode {

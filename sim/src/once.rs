@@ -76,6 +76,7 @@ pub fn run(plan: Plan, source: &Source, options: &Options) -> Result<ExitCode, S
     let wall_seconds = started.elapsed().as_secs_f64();
     side::end_record();
 
+    let idle: Vec<String> = report.deeds.idle().map(|deed| format!("at {:.3} s: {}", deed.at.as_secs_f64(), deed.what)).collect();
     let outcome = Outcome {
         scenario: name,
         seed,
@@ -85,6 +86,7 @@ pub fn run(plan: Plan, source: &Source, options: &Options) -> Result<ExitCode, S
         events: side::event_count(),
         simulated_seconds: report.took.as_secs_f64(),
         wall_seconds,
+        peak_bytes: peak_bytes(),
         probes: side::probes().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
     };
     if let (Some(path), Some(mut timeline)) = (&options.timeline, watch.take()) {
@@ -95,7 +97,7 @@ pub fn run(plan: Plan, source: &Source, options: &Options) -> Result<ExitCode, S
     if options.json {
         println!("{}", serde_json::to_string(&outcome).map_err(|error| error.to_string())?);
     } else if !quiet {
-        print(&outcome, &again(source, options));
+        print(&outcome, &idle, &again(source, options));
     }
     Ok(if outcome.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -111,16 +113,27 @@ fn again(source: &Source, options: &Options) -> String {
     crate::processes::Run { source: source.clone(), bugs: options.bug.clone() }.command()
 }
 
-fn print(outcome: &Outcome, command: &str) {
+/// Most memory that this process ever had resident; 0 where the system does not tell.
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+fn print(outcome: &Outcome, idle: &[String], command: &str) {
     let tally: Vec<String> = outcome.tally.iter().map(|(name, count)| format!("{count} {name}")).collect();
     println!(
-        "{:.1} simulated seconds in {:.2} s ({:.0} a second), {} events; {}",
+        "{:.1} simulated seconds in {:.2} s ({:.0} a second), {} events, at most {} MiB; {}",
         outcome.simulated_seconds,
         outcome.wall_seconds,
         outcome.simulated_seconds / outcome.wall_seconds,
         outcome.events,
+        outcome.peak_bytes >> 20,
         tally.join(", ")
     );
+    for idle in idle {
+        println!("a fault found nothing to strike, {idle}");
+    }
     for violation in &outcome.violations {
         println!("VIOLATION: {violation}");
     }

@@ -20,6 +20,9 @@ pub struct Outcome {
     pub events: u64,
     pub simulated_seconds: f64,
     pub wall_seconds: f64,
+    /// Most memory that its process had resident.
+    #[serde(default)]
+    pub peak_bytes: u64,
     /// Rare states that were reached, and how often.
     pub probes: BTreeMap<String, u64>,
 }

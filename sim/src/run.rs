@@ -6,7 +6,7 @@ use crate::nemesis::{self, Deeds};
 use crate::plan::{Place, Plan};
 use crate::timeline::Watch;
 use crate::violation::Violation;
-use jepsen_like::history::Recorder;
+use jepsen_like::history::{History, Recorder};
 use jepsen_like::s3::Client;
 use jepsen_like::workload::{self, Work};
 use runtime::side::{self, Machine};
@@ -45,24 +45,28 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
     let clients_machine = Machine::start("clients", client_address(0), Vec::new(), std::future::pending::<()>);
     let clients: Vec<Client> = (0..cluster.machines.len()).map(|index| cluster.client(index)).collect();
 
-    let creating = create_buckets(clients[0].clone(), workload::buckets(&scenario), began + START_MAX);
-    if let Err(reason) = clients_machine.spawn(creating).await {
-        let text = format!("a cluster without faults does not serve within {} s: {reason}", START_MAX.as_secs());
-        report.violations.push(Violation::new("serves-at-start", text));
-        return report;
-    }
-
     let judge = Arc::new(Judge::new(&scenario, cluster.clone()));
-    let recorder = Arc::new(Recorder::new());
-    let _watching = watch.start(cluster.clone(), plan.shape);
-    let (told, watching) = (judge.clone(), judge.clone());
-    recorder.on_end(move |operation| told.acknowledged(operation));
+    let watching = judge.clone();
     let judging = task::spawn(async move {
         loop {
             watching.watch();
             time::sleep(WATCH_INTERVAL).await;
         }
     });
+    let creating = create_buckets(clients[0].clone(), workload::buckets(&scenario), began + START_MAX);
+    if let Err(reason) = clients_machine.spawn(creating).await {
+        let text = format!("a cluster without faults does not serve within {} s: {reason}", START_MAX.as_secs());
+        report.violations.push(Violation::new("serves-at-start", text));
+        drop(judging);
+        report.violations.extend(judge.end(&History::default(), &BTreeMap::new(), &[]).await);
+        report.took = time::now().duration_since(began);
+        return report;
+    }
+
+    let recorder = Arc::new(Recorder::new());
+    let _watching = watch.start(cluster.clone(), plan.shape);
+    let told = judge.clone();
+    recorder.on_end(move |operation| told.acknowledged(operation));
     let work = Work::new(&clients, recorder.clone());
     let working = {
         let (work, steps) = (work.clone(), plan.steps.clone());
@@ -80,7 +84,7 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
     let read_back = clients_machine.spawn(async move { work.read_all(SETTLE_MAX).await }).await;
     drop(judging);
     let history = recorder.history();
-    watch.finish(&plan, &scenario.claim, &history);
+    watch.finish(&plan, &scenario.claim, &deeds.deeds, &history);
     let ids =
         |places: &BTreeSet<Place>| places.iter().map(|place| cluster.bootstrap.map.nodes[place.node].drives[place.drive].id).collect();
     judge.explain(&ids(&deeds.damaged), &ids(&deeds.exchanged));

@@ -14,6 +14,7 @@ use runtime::time::{self, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
+use crate::nemesis::{Deed, Stage};
 use crate::plan::{Aim, Plan, Planned, Shape};
 
 /// Between two looks.
@@ -32,6 +33,8 @@ pub struct Timeline {
     pub until_us: u64,
     pub lanes: Vec<Lane>,
     pub faults: Vec<Bar>,
+    /// What the nemesis really did.
+    pub deeds: Vec<Done>,
     /// What the simulator did to machines, drives, links and clocks: time, kind, what.
     pub marks: Vec<(u64, String, String)>,
     /// As the history has them.
@@ -60,6 +63,16 @@ pub enum Kind {
     Group,
     /// How many volumes have all slots within reach, how many lack some, how many cannot be read.
     Volumes,
+}
+
+/// Something that the nemesis did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Done {
+    pub at_us: u64,
+    /// Index into [`Timeline::faults`].
+    pub fault: usize,
+    pub stage: Stage,
+    pub what: String,
 }
 
 /// A fault of the plan.
@@ -116,12 +129,15 @@ impl Watch {
         })
     }
 
-    /// What was planned and what clients did.
-    pub fn finish(&self, plan: &Plan, claim: &str, history: &History) {
+    /// What was planned, what the nemesis and the clients did.
+    pub fn finish(&self, plan: &Plan, claim: &str, deeds: &[Deed], history: &History) {
         let Some(watching) = &self.0 else { return };
         let timeline = &mut lock(watching).timeline;
         (timeline.scenario, timeline.seed, timeline.claim) = (plan.scenario.clone(), plan.seed, claim.to_owned());
         timeline.faults = plan.faults.iter().map(|fault| bar(fault, &plan.shape)).collect();
+        let fault = |deed: &Deed| plan.faults.iter().position(|fault| fault.number == deed.number);
+        let done = |deed: &Deed| Some(Done { at_us: micros(deed.at), fault: fault(deed)?, stage: deed.stage, what: deed.what.clone() });
+        timeline.deeds = deeds.iter().filter_map(done).collect();
         timeline.operations = history.operations.iter().filter_map(|operation| serde_json::to_value(operation).ok()).collect();
     }
 
@@ -268,8 +284,12 @@ fn bar(fault: &Planned, shape: &Shape) -> Bar {
         Aim::RootLeader => vec!["root group".to_owned()],
         other => other.places(shape).unwrap_or_default().into_iter().map(|place| drive_name(place.node, place.drive)).collect(),
     };
-    let us = |time: Duration| time.as_micros() as u64;
-    Bar { from_us: us(fault.from()), until_us: us(fault.until()), fault: fault.fault.name().to_owned(), text: fault.to_string(), lanes }
+    let (from_us, until_us) = (micros(fault.from()), micros(fault.until()));
+    Bar { from_us, until_us, fault: fault.fault.name().to_owned(), text: fault.to_string(), lanes }
+}
+
+fn micros(time: Duration) -> u64 {
+    time.as_micros() as u64
 }
 
 #[cfg(test)]

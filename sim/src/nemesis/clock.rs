@@ -10,23 +10,19 @@ use runtime::side::{Clock, DRIFT_PPM_MAX};
 /// Furthest that a clock is off, all faults together.
 const OFF_MAX_MS: i64 = 13 * 60 * 1000;
 
-/// Whether `fault` is one of this family.
-pub fn strikes(fault: Fault) -> bool {
-    matches!(fault, Fault::ClockSkew | Fault::ClockDrift | Fault::ClockJump | Fault::ClockFreeze)
-}
-
-/// Strike and heal.
-pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
+/// Strike and heal; false: the fault is none of clocks.
+pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) -> bool {
     let (world, number) = (blow.world, blow.planned.number);
+    let wrong: fn(i64, i32) -> Clock = match blow.planned.fault {
+        Fault::ClockDrift => |_, drift_ppm| Clock { drift_ppm, ..Clock::default() },
+        Fault::ClockFreeze => |_, _| Clock { frozen: true, ..Clock::default() },
+        Fault::ClockSkew | Fault::ClockJump => |offset_ms, _| Clock { offset_ms, ..Clock::default() },
+        _ => return false,
+    };
     for node in &blow.struck.nodes {
         let off = far(random);
         let drift = random.random_range(1..=DRIFT_PPM_MAX) * if random.random() { 1 } else { -1 };
-        let clock = match blow.planned.fault {
-            Fault::ClockDrift => Clock { drift_ppm: drift, ..Clock::default() },
-            Fault::ClockFreeze => Clock { frozen: true, ..Clock::default() },
-            _ => Clock { offset_ms: off, ..Clock::default() },
-        };
-        world.standing().clocks[*node].insert(number, clock);
+        world.standing().clocks[*node].insert(number, wrong(off, drift));
         world.set_clock(*node);
     }
     blow.last().await;
@@ -37,6 +33,7 @@ pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
             world.set_clock(*node);
         }
     }
+    true
 }
 
 /// From milliseconds to ten minutes, every magnitude alike, forward or back.

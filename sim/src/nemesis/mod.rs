@@ -20,6 +20,7 @@ use jepsen_like::scenario::Strikes;
 use runtime::side::{self, Machine, Reached, SimDrive};
 use runtime::task;
 use runtime::time::{self, Instant};
+use serde::{Deserialize, Serialize};
 use standing::Standing;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -32,7 +33,22 @@ pub struct Deed {
     pub number: u64,
     /// After the start of the workloads.
     pub at: Duration,
+    pub stage: Stage,
     pub what: String,
+}
+
+/// How far a fault has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// It found nothing to strike: it is over.
+    Idle,
+    /// It strikes now.
+    Struck,
+    /// What became of it meanwhile.
+    Told,
+    /// What it struck is healed.
+    Healed,
 }
 
 /// All that the nemesis did.
@@ -45,6 +61,13 @@ pub struct Deeds {
     pub exchanged: BTreeSet<Place>,
     /// What fenced slots said that they hold.
     pub sealed: Vec<node::Sealed>,
+}
+
+impl Deeds {
+    /// Faults that found nothing to strike.
+    pub fn idle(&self) -> impl Iterator<Item = &Deed> {
+        self.deeds.iter().filter(|deed| deed.stage == Stage::Idle)
+    }
 }
 
 /// What a fault works on.
@@ -94,27 +117,29 @@ async fn strike(world: Arc<World>, planned: Planned) {
             let mut armed = side::arm_waypoint(waypoint, *nth);
             match time::timeout_at(world.start + Duration::from_micros(*until_us), armed.reached()).await {
                 Ok(reached) => Some(reached),
-                Err(_) => return world.note(&planned, format!("{waypoint} was not reached {nth} times")),
+                Err(_) => return world.note(&planned, Stage::Idle, format!("{waypoint} was not reached {nth} times")),
             }
         }
     };
     let Some(mut struck) = world.resolve(&planned, reached.as_ref(), &mut random) else {
-        return world.note(&planned, "nothing to strike".to_string());
+        return world.note(&planned, Stage::Idle, "nothing to strike".to_string());
     };
     if !copies.is_empty() {
         struck.drives = copies.iter().map(|(place, _)| *place).collect();
     }
-    world.note(&planned, format!("{} {struck}", planned.fault.name()));
+    world.note(&planned, Stage::Struck, format!("{} {struck}", planned.fault.name()));
     let blow = Blow { world: &world, planned: &planned, struck, held: Mutex::new(reached) };
     match planned.fault.strikes() {
         Strikes::Drives => drive::carry_out(&blow, copies, &mut random).await,
         Strikes::Volumes => seal::carry_out(&blow, &mut random).await,
-        _ if clock::strikes(planned.fault) => clock::carry_out(&blow, &mut random).await,
-        _ if process::strikes(planned.fault) => process::carry_out(&blow, &mut random).await,
-        _ => network::carry_out(&blow, &mut random).await,
+        _ => {
+            if !clock::carry_out(&blow, &mut random).await && !process::carry_out(&blow, &mut random).await {
+                network::carry_out(&blow, &mut random).await;
+            }
+        }
     }
     if planned.fault.ends() {
-        world.note(&planned, format!("{} healed", planned.fault.name()));
+        world.note(&planned, Stage::Healed, format!("{} healed", planned.fault.name()));
     }
 }
 
@@ -153,9 +178,9 @@ impl World {
         &self.machine(place.node).drives()[place.drive]
     }
 
-    fn note(&self, planned: &Planned, what: String) {
+    fn note(&self, planned: &Planned, stage: Stage, what: String) {
         runtime::probe::note_event("nemesis", what.as_bytes());
-        let deed = Deed { number: planned.number, at: time::now().saturating_duration_since(self.start), what };
+        let deed = Deed { number: planned.number, at: time::now().saturating_duration_since(self.start), stage, what };
         self.done.lock().expect("nothing panics under this lock").deeds.push(deed);
     }
 

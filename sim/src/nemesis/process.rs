@@ -21,22 +21,8 @@ enum Death<'a> {
     Power(&'a mut ChaCha12Rng),
 }
 
-/// Whether `fault` is one of this family.
-pub fn strikes(fault: Fault) -> bool {
-    matches!(
-        fault,
-        Fault::Kill
-            | Fault::KillSilently
-            | Fault::PowerCut
-            | Fault::PowerCutMidWrite
-            | Fault::Pause
-            | Fault::RollingRestart
-            | Fault::LeaderTransfer
-    )
-}
-
-/// Strike and heal.
-pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
+/// Strike and heal; false: the fault is none of processes.
+pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) -> bool {
     let (world, nodes) = (blow.world, &blow.struck.nodes);
     match blow.planned.fault {
         Fault::Kill => nodes.iter().for_each(|node| world.take_down(*node, Death::Kill)),
@@ -48,18 +34,26 @@ pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
             mid_write(blow, random).await;
             nodes.iter().for_each(|node| world.take_down(*node, Death::Power(random)));
         }
-        Fault::Pause => return pause(blow).await,
-        Fault::RollingRestart => return rolling_restart(blow).await,
+        Fault::Pause => {
+            pause(blow).await;
+            return true;
+        }
+        Fault::RollingRestart => {
+            rolling_restart(blow).await;
+            return true;
+        }
         Fault::LeaderTransfer => {
             if let (Some(node), Some(group)) = (nodes.first().and_then(|node| world.cluster.node(*node)), blow.struck.group) {
                 node.host().transfer_leadership(group);
             }
-            return blow.let_go();
+            blow.let_go();
+            return true;
         }
-        other => unreachable!("{} is no fault of processes", other.name()),
+        _ => return false,
     }
     blow.last().await;
     nodes.iter().for_each(|node| world.bring_up(*node));
+    true
 }
 
 /// Wait until some drive of the struck nodes has stopped halfway through a write, at most as long as the fault lasts.

@@ -1,6 +1,6 @@
 //! A volume is sealed, through some node, as repair will: what its slots then list must have every acknowledged blob.
 
-use super::Blow;
+use super::{Blow, Stage};
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 use runtime::{side::Machine, time};
@@ -15,7 +15,7 @@ pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
     let share: f64 = random.random();
     let running: Vec<usize> = (0..world.cluster.machines.len()).filter(|node| world.cluster.node(*node).is_some()).collect();
     let (Some(volume), Some(through)) = (blow.struck.volume, running.get((share * running.len() as f64) as usize)) else {
-        return world.note(blow.planned, "no node to seal through".to_string());
+        return world.note(blow.planned, Stage::Idle, "no node to seal through".to_string());
     };
     let machine: &Machine = world.machine(*through);
     let Some(node) = world.cluster.node(*through) else { return };
@@ -24,10 +24,10 @@ pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
     match time::timeout(SEAL_MAX * 2, sealing).await {
         Ok(Ok(sealed)) => {
             let fenced = sealed.lists.iter().filter(|list| list.is_ok()).count();
-            world.note(blow.planned, format!("volume {volume} sealed through node {through}, {fenced} slots fenced"));
+            world.note(blow.planned, Stage::Told, format!("volume {volume} sealed through node {through}, {fenced} slots fenced"));
             world.done.lock().expect("nothing panics under this lock").sealed.push(sealed);
         }
-        Ok(Err(error)) => world.note(blow.planned, error.to_string()),
-        Err(_) => world.note(blow.planned, format!("sealing volume {volume} through node {through} did not end")),
+        Ok(Err(error)) => world.note(blow.planned, Stage::Told, error.to_string()),
+        Err(_) => world.note(blow.planned, Stage::Told, format!("sealing volume {volume} through node {through} did not end")),
     }
 }

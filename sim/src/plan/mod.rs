@@ -130,20 +130,6 @@ impl Plan {
         std::fs::write(path, self.to_json())
     }
 
-    /// The same plan without its `index`-th fault.
-    pub fn without_fault(&self, index: usize) -> Plan {
-        let mut plan = self.clone();
-        plan.faults.remove(index);
-        plan
-    }
-
-    /// The same plan without its `index`-th step.
-    pub fn without_step(&self, index: usize) -> Plan {
-        let mut plan = self.clone();
-        plan.steps.remove(index);
-        plan
-    }
-
     /// A plan is edited by hand and by shrinking: whatever it names must exist.
     fn check(&self) -> Result<(), Error> {
         let nodes = self.shape.nodes();

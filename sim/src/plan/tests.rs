@@ -27,18 +27,6 @@ fn a_plan_read_back_from_json_is_the_same_and_needs_no_scenario_file() {
 }
 
 #[test]
-fn removing_a_fault_leaves_the_others_as_they_were() {
-    let whole = (0..40).map(plan).find(|plan| plan.faults.len() > 3).unwrap();
-    let less = whole.without_fault(1);
-    assert_eq!(less.faults[0], whole.faults[0]);
-    assert_eq!(less.faults[1..], whole.faults[2..]);
-    assert_eq!(Plan { faults: Vec::new(), ..less }, Plan { faults: Vec::new(), ..whole.clone() });
-    let less = whole.without_step(0);
-    assert_eq!(less.steps[..], whole.steps[1..]);
-    assert_eq!(less.faults, whole.faults);
-}
-
-#[test]
 fn a_nemesis_draws_the_same_whatever_other_nemeses_the_scenario_has() {
     let without_second = {
         let (head, tail) = SMOKE.split_at(SMOKE.match_indices("[[nemesis]]").nth(1).unwrap().0);

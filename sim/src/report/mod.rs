@@ -9,10 +9,10 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::processes::{self, Run, Source};
+use crate::processes::{self, Run};
 use crate::reproduce;
-use crate::scenarios;
 use crate::timeline::Timeline;
+use crate::which::Which;
 
 const PAGE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
@@ -25,13 +25,8 @@ const VIOLATIONS_MAX: usize = 100;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// A scenario, with --seed
-    scenario: Option<String>,
-    #[arg(long, requires = "scenario")]
-    seed: Option<u64>,
-    /// Or a saved plan
-    #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
-    plan: Option<PathBuf>,
+    #[command(flatten)]
+    which: Which,
     /// Where the page goes; default: target/simulation/reports/SCENARIO-SEED.html
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
@@ -42,14 +37,7 @@ pub struct Arguments {
 
 /// Run it in a process of its own, watched, and write the page. Success if there is a page, whatever the run found.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, String> {
-    let source = match (&arguments.scenario, arguments.seed, &arguments.plan) {
-        (Some(scenario), Some(seed), None) => Source::Seed { scenario: scenario.clone(), seed },
-        (None, None, Some(path)) => Source::Plan(path.clone()),
-        _ => return Err("report takes SCENARIO --seed N, or --plan FILE".to_owned()),
-    };
-    if let Source::Seed { scenario, seed } = &source {
-        scenarios::draw(scenario, *seed)?;
-    }
+    let source = arguments.which.one()?;
     let folder = reproduce::root().join("target/simulation/reports");
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let seen = folder.join(format!("timeline.{}.json", std::process::id()));
@@ -119,7 +107,7 @@ fn shown(timeline: &Timeline, again: &str) -> Value {
     };
     json!({
         "scenario": timeline.scenario, "seed": timeline.seed, "claim": timeline.claim, "until_us": timeline.until_us, "again": again,
-        "lanes": timeline.lanes, "faults": timeline.faults, "marks": timeline.marks, "violations": violations, "wrong": wrong,
+        "lanes": timeline.lanes, "faults": timeline.faults, "deeds": timeline.deeds, "marks": timeline.marks, "violations": violations, "wrong": wrong,
         "operations": rows, "operation_count": count, "keys": keys.list, "actions": actions.list, "outcomes": outcomes.list, "note": note,
     })
 }

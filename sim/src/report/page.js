@@ -30,8 +30,14 @@ function arrange() {
     free[slot] = fault.until_us + END * 0.004;
     (rows.find(r => r.slot === slot) || row({ kind: "fault", name: slot ? "" : "as planned", slot, bars: [] })).bars.push(fault);
   }
-  const events = row({ kind: "fault", name: "as carried out", marks: DATA.marks });
-  events.marks = DATA.marks;
+  const taken = [];
+  for (const deed of carriedOut()) {
+    let slot = taken.findIndex(end => end < deed.from);
+    if (slot < 0) { slot = taken.length; taken.push(0); }
+    taken[slot] = deed.until + END * 0.004;
+    (rows.find(r => r.done === slot) || row({ kind: "fault", name: slot ? "" : "as carried out", done: slot, deeds: [] })).deeds.push(deed);
+  }
+  row({ kind: "fault", name: "machines, drives, links", marks: DATA.marks });
   title("nodes and their drives");
   for (const lane of DATA.lanes.filter(l => l.kind === "node")) {
     row({ kind: "node", name: lane.name, of: lane.of, lane });
@@ -49,6 +55,17 @@ function arrange() {
   return y + 14;
 }
 const total = arrange();
+
+// Of each fault that came to something: from when to when it struck, and what. What found nothing to strike stands there, too.
+function carriedOut() {
+  const bars = [];
+  for (const deed of DATA.deeds) {
+    const last = bars.findLast(b => b.fault === deed.fault);
+    if (!last || deed.stage === "struck") bars.push({ fault: deed.fault, from: deed.at_us, until: deed.at_us, idle: deed.stage === "idle", what: [deed] });
+    else { last.what.push(deed); last.until = deed.at_us; last.idle = last.idle || deed.stage === "idle"; }
+  }
+  return bars;
+}
 
 function colour(kind, state) {
   if (kind === "group") return state === "no leader" ? "#c62828" : LEADERS[hash(state.split(" ")[0]) % LEADERS.length];
@@ -120,6 +137,11 @@ function drawRow(pen, row) {
   if (row.bars) for (const f of row.bars) {
     const place = bar(pen, row, f.from_us, f.until_us, "#e0685f", { head: f.fault, text: f.text + (f.lanes.length ? "; strikes " + f.lanes.join(", ") : "") }, 5);
     words(pen, row, place, f.fault, "#fff");
+  }
+  if (row.deeds) for (const d of row.deeds) {
+    const place = bar(pen, row, d.from, d.until, d.idle ? "#b8c0ca" : "#a33c35", { head: DATA.faults[d.fault].text,
+      text: d.what.map(deed => seconds(deed.at_us) + ": " + deed.what).join("; ") }, 5);
+    words(pen, row, place, d.what[0].what, "#fff");
   }
   if (row.marks) for (const [us, kind, text] of row.marks) bar(pen, row, us, us, "#5b6675", { head: kind, text: text + ", at " + seconds(us) }, 3);
   if (row.lane) for (const [a, b, state] of row.lane.spans) {
@@ -243,6 +265,15 @@ DATA.violations.forEach(([text, keys], index) => {
   byId("violations").append(item);
   if (index === 0 && keys.length) item.click();
 });
+for (const deed of DATA.deeds) {
+  const line = document.createElement("tr");
+  for (const text of [seconds(deed.at_us), deed.what, DATA.faults[deed.fault].text]) line.append(Object.assign(document.createElement("td"), { textContent: text }));
+  if (deed.stage === "idle") line.className = "idle";
+  line.onclick = () => { show(deed.at_us - END * 0.03, deed.at_us + END * 0.03); window.scrollTo(0, 0); };
+  byId("deeds").append(line);
+}
+const idle = DATA.deeds.filter(deed => deed.stage === "idle").length;
+byId("deeds-of").textContent = "What the nemesis did: " + DATA.faults.length + " faults planned, " + idle + " found nothing to strike";
 byId("keys").innerHTML = [...Object.entries(STATES).filter(([s]) => s !== "open"), ["closed or failed", "#e57373"]].concat(DATA.outcomes.map(o => [o.replace("_", " "), OUTCOMES[o] || "#3a4554"]))
   .map(([name, fill]) => '<span class="key"><i style="background:' + fill + '"></i>' + escape(name) + "</span>").join("&ensp;");
 byId("foot").textContent = "Drag to move, Ctrl and the wheel (or the wheel over the axis) to zoom, arrows and + - 0 as well; click an operation to see its key alone. " + DATA.note;

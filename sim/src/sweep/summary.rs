@@ -84,21 +84,23 @@ impl Summary {
     }
 
     fn print_scenarios(&self) {
-        let mut scenarios: BTreeMap<&str, (usize, usize, f64, f64)> = BTreeMap::new();
+        let mut scenarios: BTreeMap<&str, (usize, usize, f64, f64, u64)> = BTreeMap::new();
         for finding in self.runs.iter().filter(|finding| finding.purpose != Purpose::Canary) {
             let outcome = &finding.outcome;
-            let (runs, failed, wall, simulated) = scenarios.entry(&outcome.scenario).or_default();
+            let (runs, failed, wall, simulated, peak) = scenarios.entry(&outcome.scenario).or_default();
             *runs += 1;
             *failed += usize::from(outcome.failed());
             *wall += outcome.wall_seconds;
             *simulated += outcome.simulated_seconds;
+            *peak = (*peak).max(outcome.peak_bytes);
         }
         let width = scenarios.keys().map(|name| name.len()).max().unwrap_or(0);
-        for (name, (runs, failed, wall, simulated)) in scenarios {
+        for (name, (runs, failed, wall, simulated, peak)) in scenarios {
             let each = wall / runs as f64;
             println!(
-                "{name:width$}  {runs:>4} runs, {failed:>3} failed, {each:>5.1} s each, {:>5.0} simulated seconds a second",
-                simulated / wall
+                "{name:width$}  {runs:>4} runs, {failed:>3} failed, {each:>5.1} s each, {:>5.0} simulated seconds a second, {:>4} MiB",
+                simulated / wall,
+                peak >> 20
             );
         }
     }
