@@ -16,7 +16,9 @@ pub struct Logs {
     groups: BTreeMap<GroupId, GroupSpec>,
     views: BTreeMap<DriveId, LogView>,
     witnesses: BTreeMap<GroupId, Witness>,
-    /// Groups of which an entry was cut before it was read: from then on nothing can be said of them.
+    /// Groups of which an entry was cut before it was read: from then on nothing can be said of them. They are not taken up
+    /// again from a checkpoint's rows: those do not tell which entry wrote them, so that the gap would excuse whatever was
+    /// acknowledged in it. The run has failed by then, and the judge must look more often.
     out_of_sight: BTreeSet<GroupId>,
 }
 

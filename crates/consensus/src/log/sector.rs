@@ -78,10 +78,13 @@ pub(crate) fn push(target: &mut Vec<u8>, header: Header, payload: &[u8]) {
     sector[..4].copy_from_slice(&sum.to_le_bytes());
 }
 
+/// Most sectors of a segment: compared as a whole, since a start looks at all of them.
+const ZEROS: [u8; SECTOR_BYTES] = [0; SECTOR_BYTES];
+
 /// Judge the sector that stands at position `at` of a segment of `generation`.
 pub(crate) fn judge(sector: &[u8], generation: u64, at: u32) -> Found {
     assert_eq!(sector.len(), SECTOR_BYTES, "the caller cuts sectors");
-    if sector.iter().all(|byte| *byte == 0) {
+    if *sector == ZEROS {
         return Found::Unwritten;
     }
     let u16_at = |at: usize| u16::from_le_bytes([sector[at], sector[at + 1]]);
