@@ -95,14 +95,23 @@ fn list(state: &State, action: &Action) -> Option<PartPage> {
     Some(PartPage { parts, truncated: behind.next().is_some() })
 }
 
+/// Uploads of a key that were begun by requests of unknown outcome.
+#[derive(Default)]
+struct Unnamed<'a> {
+    /// When each was asked for.
+    begun: Vec<u64>,
+    /// Names that listings showed and that no reply told.
+    names: BTreeSet<&'a str>,
+}
+
 /// Uploads that a listing shows although nobody can have begun them: those of unknown outcome may have any name, but only
 /// as many of a key as were asked for.
 fn strangers(history: &History, known: &BTreeMap<(&str, &str, &str), Vec<&Operation>>) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let mut unnamed: BTreeMap<(&str, &str), (BTreeSet<&str>, Vec<u64>)> = BTreeMap::new();
+    let mut unnamed: BTreeMap<(&str, &str), Unnamed<'_>> = BTreeMap::new();
     for operation in &history.operations {
         if let (Action::CreateUpload, Outcome::Unknown(_)) = (&operation.action, &operation.outcome) {
-            unnamed.entry((&operation.bucket, &operation.key)).or_default().1.push(operation.begun);
+            unnamed.entry((&operation.bucket, &operation.key)).or_default().begun.push(operation.begun);
         }
     }
     for operation in &history.operations {
@@ -111,10 +120,10 @@ fn strangers(history: &History, known: &BTreeMap<(&str, &str, &str), Vec<&Operat
             if known.contains_key(&(&operation.bucket, &listed.key, &listed.upload)) {
                 continue;
             }
-            let (names, begun) = unnamed.entry((&operation.bucket, &listed.key)).or_default();
-            names.insert(&listed.upload);
-            let asked = begun.iter().filter(|begun| **begun < operation.ended.unwrap_or(u64::MAX)).count();
-            if names.len() > asked {
+            let of_key = unnamed.entry((&operation.bucket, &listed.key)).or_default();
+            of_key.names.insert(&listed.upload);
+            let asked = of_key.begun.iter().filter(|begun| **begun < operation.ended.unwrap_or(u64::MAX)).count();
+            if of_key.names.len() > asked {
                 let object = format!("{}/{} upload {}", operation.bucket, listed.key, listed.upload);
                 let explanation = format!("listed (from {} on), although nobody has begun it", operation.begun);
                 violations.push(Violation::Model { object, explanation });
