@@ -12,6 +12,8 @@ use crate::plan::{Knobs, Plan};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Faults,
+    /// Operations in the order of their times, in a few stretches: a shorter run makes all later trials quicker.
+    Stretches,
     /// Every operation of a client.
     Clients,
     /// Every operation on a key, or on a bucket as a whole.
@@ -22,7 +24,10 @@ pub enum Kind {
 }
 
 /// In the order in which they are taken out: what takes most with it first.
-pub const KINDS: [Kind; 5] = [Kind::Faults, Kind::Clients, Kind::Keys, Kind::Operations, Kind::World];
+pub const KINDS: [Kind; 6] = [Kind::Faults, Kind::Stretches, Kind::Clients, Kind::Keys, Kind::Operations, Kind::World];
+
+/// Stretches of a plan at most.
+const STRETCHES: usize = 16;
 
 /// What calms the world.
 const CALMS: [fn(&mut Knobs); 4] = [
@@ -36,6 +41,7 @@ const CALMS: [fn(&mut Knobs); 4] = [
 pub fn count(plan: &Plan, kind: Kind) -> usize {
     match kind {
         Kind::Faults => plan.faults.len(),
+        Kind::Stretches => plan.steps.len().min(STRETCHES),
         Kind::Clients => clients(plan).len(),
         Kind::Keys => keys(plan).0.len(),
         Kind::Operations => plan.steps.len(),
@@ -50,6 +56,10 @@ pub fn without(plan: &Plan, kind: Kind, pieces: &[Range<usize>]) -> Plan {
     match kind {
         Kind::Faults => retain(&mut less.faults, |number, _| !goes(number)),
         Kind::Operations => retain(&mut less.steps, |number, _| !goes(number)),
+        Kind::Stretches => {
+            let (steps, stretches) = (plan.steps.len(), count(plan, kind));
+            retain(&mut less.steps, |number, _| !goes(number * stretches / steps));
+        }
         Kind::Clients => {
             let clients = clients(plan);
             less.steps.retain(|step| !clients.get(&client(step)).is_some_and(|number| goes(*number)));
@@ -165,12 +175,12 @@ mod tests {
     #[test]
     fn a_client_and_a_key_go_with_all_their_operations_and_nothing_else_changes() {
         let whole = plan("workload-multipart");
-        let less = without(&whole, Kind::Clients, &[1..2]);
+        let less = without(&whole, Kind::Clients, std::slice::from_ref(&(1..2)));
         let of_second = |step: &&Step| step.client == 1;
         assert_eq!(whole.steps.len() - less.steps.len(), whole.steps.iter().filter(of_second).count());
         assert_eq!(Plan { steps: Vec::new(), ..less }, Plan { steps: Vec::new(), ..whole.clone() });
         let (keys, of_steps) = keys(&whole);
-        let less = without(&whole, Kind::Keys, &[0..1]);
+        let less = without(&whole, Kind::Keys, std::slice::from_ref(&(0..1)));
         let of_first = of_steps.iter().flatten().filter(|key| keys[key] == 0).count();
         assert!(of_first > 0 && whole.steps.len() - less.steps.len() == of_first);
     }
