@@ -6,7 +6,7 @@ use consensus::rows::MemoryRows;
 use consensus::{GroupSpec, StateMachine};
 use placement::Bucket;
 use placement::commands::{Answer, Query, Reply};
-use protocol::{GroupId, ROOT, Volume, VolumeId, wire};
+use protocol::{GroupId, ROOT, Volume, VolumeId, VolumeState, wire};
 use std::sync::Arc;
 
 /// All groups of a cluster and where their replicas live.
@@ -26,6 +26,21 @@ pub fn volume(root: &MemoryRows, volume: VolumeId) -> Option<Volume> {
     match ask(root, &Query::Volume { volume })? {
         Reply::Volume(volume) => Some(volume),
         _ => None,
+    }
+}
+
+/// The volumes that these rows of the root group call open.
+pub fn open_volumes(root: &MemoryRows) -> Vec<Volume> {
+    let Some(Reply::Unsealed(unsealed)) = ask(root, &Query::Unsealed) else { return Vec::new() };
+    unsealed.volumes.into_iter().filter(|volume| volume.state == VolumeState::Open).collect()
+}
+
+/// The buckets that these rows of the root group know, however they stand.
+pub fn buckets(root: &MemoryRows) -> Vec<Bucket> {
+    let all = Query::Buckets { after: String::new(), max: 1000 };
+    match ask(root, &all) {
+        Some(Reply::Buckets(buckets)) => buckets,
+        _ => Vec::new(),
     }
 }
 

@@ -87,6 +87,7 @@ pub fn run(plan: Plan, source: &Source, options: &Options) -> Result<ExitCode, S
         simulated_seconds: report.took.as_secs_f64(),
         wall_seconds,
         peak_bytes: peak_bytes(),
+        places: side::places_of_bugs().into_iter().map(str::to_owned).collect(),
         probes: side::probes().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
     };
     if let (Some(path), Some(mut timeline)) = (&options.timeline, watch.take()) {

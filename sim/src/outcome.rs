@@ -25,6 +25,9 @@ pub struct Outcome {
     pub peak_bytes: u64,
     /// Rare states that were reached, and how often.
     pub probes: BTreeMap<String, u64>,
+    /// Planted bugs whose places were reached, switched on or not.
+    #[serde(default)]
+    pub places: BTreeSet<String>,
 }
 
 impl Outcome {

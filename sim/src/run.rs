@@ -46,6 +46,8 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
     let clients: Vec<Client> = (0..cluster.machines.len()).map(|index| cluster.client(index)).collect();
 
     let judge = Arc::new(Judge::new(&scenario, cluster.clone()));
+    let hearing = judge.clone();
+    side::listen(Box::new(move |kind, numbers| hearing.told(kind, numbers)));
     let watching = judge.clone();
     let judging = task::spawn(async move {
         loop {
@@ -73,7 +75,7 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
         let untils: Vec<Duration> = scenario.workloads.iter().map(|workload| workload.until).collect();
         clients_machine.spawn(async move { work.run(steps, &untils).await })
     };
-    let deeds = nemesis::carry_out(&cluster, &clients_machine, &plan, time::now()).await;
+    let deeds = nemesis::carry_out(&cluster, &judge, &clients_machine, &plan, time::now()).await;
     let healed = time::now();
     {
         let (judge, clients) = (judge.clone(), clients.clone());

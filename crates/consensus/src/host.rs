@@ -1,6 +1,7 @@
 //! The replicas of one node: for each drive a shared log and the replicas that live on it.
 
 use crate::StateMachine;
+use crate::digest::States;
 use crate::driver::{Driver, Input, Stopped};
 use crate::log::{Hard, Key, Log, Record, Recovered, Start};
 use crate::manifest::{Manifest, state_name};
@@ -108,7 +109,7 @@ impl Default for Settings {
 
 /// All replicas of this node, running. Dropping it ends them at once, as a crash would.
 pub struct Host {
-    shared: Arc<Switchboard>,
+    pub(crate) shared: Arc<Switchboard>,
     drivers: Vec<(DriveId, Task<()>, Sender<Input>)>,
 }
 
@@ -135,6 +136,9 @@ pub struct ReplicaStatus {
     pub leader: Option<ReplicaId>,
     pub applied: u64,
     pub committed: u64,
+    /// The last entry of which its drive has said that it is durable, and that entry's term; `None` if its log already begins
+    /// behind it, as a leader may apply, and cut, before its own drive has answered.
+    pub persisted: Option<(u64, u64)>,
     /// Rolling hash over every row written, comparable between replicas at the same `applied` (I9).
     pub state_hash: u64,
     /// Why this replica does not run, or what is wrong with it.
@@ -150,6 +154,7 @@ pub(crate) struct Switchboard {
     pub offers: Offers,
     routes: BTreeMap<Key, Sender<Input>>,
     status: Mutex<BTreeMap<Key, (ReplicaStatus, bool)>>,
+    pub states: States,
 }
 
 impl Switchboard {
@@ -231,8 +236,16 @@ impl Host {
             }
         }
         let groups = groups.into_iter().map(|spec| (spec.group, spec)).collect();
-        let shared =
-            Arc::new(Switchboard { rpc, node, groups, settings, offers: Offers::default(), routes, status: Mutex::new(BTreeMap::new()) });
+        let shared = Arc::new(Switchboard {
+            rpc,
+            node,
+            groups,
+            settings,
+            offers: Offers::default(),
+            routes,
+            status: Mutex::default(),
+            states: States::default(),
+        });
         methods::register(&shared);
         let mut drivers = Vec::new();
         for (drive, disk, found, sender, receiver) in opened {
@@ -461,6 +474,7 @@ fn status_of_stopped(key: Key, drive: DriveId, reason: String) -> ReplicaStatus 
         leader: None,
         applied: 0,
         committed: 0,
+        persisted: None,
         state_hash: 0,
         trouble: Some(reason),
     }

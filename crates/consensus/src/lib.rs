@@ -6,6 +6,7 @@ pub mod inspect;
 pub mod rows;
 
 mod backend;
+mod digest;
 mod driver;
 mod log;
 mod manifest;
@@ -18,6 +19,7 @@ mod store;
 mod wire;
 
 pub use client::Client;
+pub use digest::RowsDigest;
 pub use host::{Bootstrap, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
 pub use rows::{Rows, RowsMut};
 

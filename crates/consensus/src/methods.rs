@@ -56,7 +56,7 @@ async fn serve(shared: Arc<Switchboard>, request: Request) -> Reply {
         wire::READ => {
             let Ok(read) = decode::<Read>(&request.meta) else { return answer(Answer::Malformed, Bytes::new()) };
             let key = Key { group: read.group, replica: read.replica };
-            let input = |waiter| Input::Read { key, query: Query { query: request.body, waiter } };
+            let input = |waiter| Input::Read { key, query: Query { query: request.body, since: time::now(), waiter } };
             ask(&shared, key, request.deadline, input).await
         }
         wire::SNAPSHOT_PAGE => match decode::<PageRequest>(&request.meta) {

@@ -39,6 +39,8 @@ pub(crate) struct Proposal {
 
 pub(crate) struct Query {
     pub query: Bytes,
+    /// When it came: it sees all that anybody knew to be committed by then.
+    pub since: Instant,
     pub waiter: Waiter,
 }
 
@@ -189,6 +191,7 @@ impl Replica {
 
     pub(crate) fn status(&self, drive: DriveId) -> ReplicaStatus {
         let meta = self.state.meta();
+        let persisted = self.raw.raft.raft_log.persisted;
         ReplicaStatus {
             group: self.key.group,
             replica: self.key.replica,
@@ -197,6 +200,8 @@ impl Replica {
             leader: self.leader(),
             applied: meta.applied,
             committed: self.raw.raft.raft_log.committed,
+            // Raft says term 0 of what lies outside of its log.
+            persisted: self.raw.raft.raft_log.term(persisted).ok().filter(|term| *term > 0).map(|term| (persisted, term)),
             state_hash: meta.state_hash,
             trouble: self.diverged.then(|| "its state differs from that of another replica".to_owned()),
         }
@@ -282,6 +287,7 @@ impl Replica {
         let mut context = self.key.replica.0.to_le_bytes().to_vec();
         context.extend_from_slice(&self.incarnation.to_le_bytes());
         context.extend_from_slice(&self.read_sequence.to_le_bytes());
+        runtime::probe::never_twice("read context", &[self.key.group.0, self.key.replica.0, self.incarnation, self.read_sequence]);
         // The tick counter is set by `tick_reads`; 0 stands for "in this tick".
         self.reads_under_way.insert(self.read_sequence, (0, std::mem::take(&mut self.reads_new)));
         self.raw.read_index(context);
@@ -326,7 +332,13 @@ impl Replica {
             return Vec::new();
         }
         let later = self.reads_known.split_off(&(self.applied + 1));
-        std::mem::replace(&mut self.reads_known, later).into_values().flatten().collect()
+        let queries: Vec<Query> = std::mem::replace(&mut self.reads_known, later).into_values().flatten().collect();
+        for query in &queries {
+            let waited = u64::try_from(query.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            // Group, what is applied here, and how long ago the query came.
+            runtime::probe::tell("consensus-read-answered", &[self.key.group.0, self.applied, waited]);
+        }
+        queries
     }
 
     /// Compare hashes at the marks that this replica reached (I9). True if a majority of the group agrees on a hash

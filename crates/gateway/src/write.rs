@@ -455,6 +455,7 @@ impl Placing<'_> {
         path.data.store(code.data, Ordering::Relaxed);
         self.shards.encode(code);
         let blob = BlobId { writer: path.cluster.writer, counter: path.counter.fetch_add(1, Ordering::Relaxed) + 1 };
+        runtime::probe::never_twice("blob", &[blob.writer.0, blob.counter]);
         let header = ShardHeader {
             home: self.home,
             scheme: volume.scheme,

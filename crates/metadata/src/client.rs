@@ -193,6 +193,7 @@ impl Client {
         let group = partition_of(bucket, key)?;
         let number = self.numbers.uploads.fetch_add(1, Ordering::Relaxed) + 1;
         let upload = UploadId(u128::from(self.numbers.writer.0) << 64 | u128::from(number));
+        runtime::probe::never_twice("upload", &[self.numbers.writer.0, number]);
         let command = Command::CreateUpload { bucket: bucket.id, key: key.to_string(), upload, headers, checksum, created_ms };
         let () = self.command(group, &command, deadline).await?;
         Ok(upload)

@@ -52,6 +52,7 @@ impl Sessions {
         let counter = state.last;
         state.unfinished.insert(counter);
         let id = CommandId { writer: self.writer, counter };
+        runtime::probe::never_twice("command", &[group.0, id.writer.0, id.counter]);
         let session = consensus::client::Session { id, lowest_unfinished: lowest.unwrap_or(counter) };
         drop(state);
         Ok(UnderWay { numbers, session })

@@ -101,7 +101,10 @@ impl Client {
             let limit = deadline.min(now() + ATTEMPT);
             let answer = self.inner.groups.propose(ROOT, None, command, limit).await.map_err(error_of);
             let error = match answer.and_then(|answer| decoded(&answer)) {
-                Ok((_, Reply::Writer(writer))) => return Ok(writer),
+                Ok((_, Reply::Writer(writer))) => {
+                    runtime::probe::never_twice("writer", &[writer.0]);
+                    return Ok(writer);
+                }
                 Ok((_, other)) => return Err(unexpected(&other)),
                 Err(error @ (Error::Unavailable(_) | Error::Unknown(_) | Error::Busy)) => error,
                 Err(error) => return Err(error),
@@ -145,7 +148,9 @@ impl Client {
     /// [`Error::BucketExists`] if it is live or being deleted.
     pub async fn begin_create_bucket(&self, name: &str, owner: &str, created_ms: u64, deadline: Instant) -> Result<Bucket, Error> {
         let (name, owner) = (name.to_string(), owner.to_string());
-        self.bucket_command(Command::BeginCreateBucket { name, owner, created_ms }, deadline).await
+        let begun = self.bucket_command(Command::BeginCreateBucket { name, owner, created_ms }, deadline).await?;
+        runtime::probe::never_twice("bucket attempt", &[begun.attempt]);
+        Ok(begun)
     }
 
     /// Every partition opened it under `attempt`: make it live.
@@ -158,6 +163,9 @@ impl Client {
         self.forget_bucket(name);
         let begun = self.bucket_command(Command::BeginDeleteBucket { name: name.to_string() }, deadline).await;
         self.forget_bucket(name);
+        if let Ok(begun) = &begun {
+            runtime::probe::never_twice("bucket attempt", &[begun.attempt]);
+        }
         begun
     }
 

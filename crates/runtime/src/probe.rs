@@ -13,6 +13,20 @@ pub fn note_event(kind: &'static str, bytes: &[u8]) {
     crate::side::note(kind, bytes);
 }
 
+/// Say that these numbers were given out as an id of the kind `kind`, which must never happen twice, over all machines and lives.
+/// A simulation keeps them all, and one that comes again is a violation. Nothing in production.
+#[inline(always)]
+pub fn never_twice(kind: &'static str, id: &[u64]) {
+    crate::side::never_twice(kind, id);
+}
+
+/// Tell the simulator's judge, at this very moment, of a step that must keep an invariant which only somebody who sees all
+/// machines can judge. What the numbers mean stands where they are told. Nothing in production.
+#[inline(always)]
+pub fn tell(kind: &'static str, numbers: &[u64]) {
+    crate::side::tell(kind, numbers);
+}
+
 /// The names of all waypoints. The README of this crate says where they stand.
 pub const WAYPOINTS: &[&str] = &[
     "bucket-creation-begun",

@@ -19,6 +19,8 @@ pub enum Strikes {
     Leaders,
     /// A volume.
     Volumes,
+    /// All metadata partitions.
+    Partitions,
 }
 
 /// What else holds of a fault.
@@ -143,6 +145,11 @@ faults! {
     LeaderTransfer = "leader-transfer", Leaders;
     /// A volume is sealed and its slots are fenced, as all that rewrites it begins.
     VolumeSealed = "volume-sealed", Volumes;
+    /// Writes like those of a gateway that was away for long: to buckets that were never opened where they go, and to keys
+    /// that lie elsewhere.
+    StrayCommands = "stray-commands", Partitions;
+    /// All blobs that lie on drives and that no record names are settled: from then on none may ever be named.
+    OrphansSettled = "orphans-settled", Partitions;
 }
 
 from_text!(Fault);
@@ -191,7 +198,7 @@ mod tests {
             assert_eq!(json, format!("\"{}\"", fault.name()));
             assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), *fault);
         }
-        assert_eq!(Fault::ALL.len(), 36);
+        assert_eq!(Fault::ALL.len(), 38);
     }
 
     #[test]
@@ -214,7 +221,9 @@ mod tests {
                 "old-drive-copy",
                 "drives-swapped",
                 "leader-transfer",
-                "volume-sealed"
+                "volume-sealed",
+                "stray-commands",
+                "orphans-settled"
             ]
         );
         assert_eq!(

@@ -37,6 +37,8 @@ pub enum Unit {
     Drive,
     Node,
     Zone,
+    /// Of metadata.
+    Partition,
 }
 
 const NAMED: [(&str, Target); 8] = [
@@ -65,6 +67,7 @@ impl Target {
             Strikes::Arrangement if !matches!(self, All(Unit::Node | Unit::Zone)) => Some("it arranges all nodes or all zones"),
             Strikes::Drives if !of_drives && !leader => Some("it strikes drives, or those of one leader or of the node there"),
             Strikes::Leaders if !leader => Some("it strikes the root leader or a partition leader"),
+            Strikes::Partitions if self != All(Unit::Partition) => Some("it strikes all partitions"),
             Strikes::Volumes if self != Target::Volume => Some("it strikes a volume"),
             _ if fault == Fault::DrivesSwapped && !matches!(self, Target::Some(2, Unit::Drive)) => Some("it swaps 2 drives"),
             _ => None,
@@ -86,6 +89,7 @@ impl FromText for Target {
             "drive" | "drives" => Unit::Drive,
             "node" | "nodes" => Unit::Node,
             "zone" | "zones" => Unit::Zone,
+            "partition" | "partitions" => Unit::Partition,
             _ => return None,
         };
         match count {
@@ -104,6 +108,7 @@ impl fmt::Display for Unit {
             Unit::Drive => "drive",
             Unit::Node => "node",
             Unit::Zone => "zone",
+            Unit::Partition => "partition",
         })
     }
 }
@@ -134,7 +139,7 @@ mod tests {
 
     #[test]
     fn targets_come_back_as_they_were_written() {
-        let counted = ["one node", "2 drives", "3 zones", "all nodes", "all drives", "all zones"];
+        let counted = ["one node", "2 drives", "3 zones", "all nodes", "all drives", "all zones", "all partitions"];
         for text in counted.into_iter().chain(NAMED.iter().map(|(name, _)| *name)) {
             let target = Target::from_text(text).unwrap();
             assert_eq!(target.to_string(), text);
@@ -159,6 +164,8 @@ mod tests {
             (Fault::DrivesSwapped, "2 drives", "one drive"),
             (Fault::LeaderTransfer, "the root leader", "one node"),
             (Fault::VolumeSealed, "a volume", "one node"),
+            (Fault::StrayCommands, "all partitions", "one partition"),
+            (Fault::Kill, "all nodes", "all partitions"),
         ] {
             assert!(fits(fault, good) && !fits(fault, bad), "{fault:?}");
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::draws::Draws;
-use super::step::{Naming, Place, PlannedAction, PlannedList, Rudeness, Step, UploadName, key_name};
+use super::step::{Naming, Place, PlannedAction, PlannedList, Rudeness, Step, UploadName, WIDE_FROM, key_name};
 use crate::scenario::{Scenario, Workload, WorkloadKind};
 
 /// Buckets that a workload of buckets creates and deletes.
@@ -140,6 +140,15 @@ impl<'a> Drawing<'a> {
 
     fn listing_among_writes(&mut self) -> PlannedAction {
         let at = self.place();
+        if self.is_wide() {
+            // Full of keys that stay: what a page leaves out must have stood.
+            return match self.draws.below(20) {
+                0..=4 => self.list_folders(),
+                5 => self.list(0),
+                6 => PlannedAction::Delete(at),
+                _ => PlannedAction::Put { at, bytes: self.bytes() },
+            };
+        }
         match self.draws.below(20) {
             0..=5 => self.list(0),
             6..=11 => PlannedAction::Put { at, bytes: self.bytes() },
@@ -153,6 +162,22 @@ impl<'a> Drawing<'a> {
         let count = self.draws.between(1, 8);
         let places: std::collections::BTreeSet<Place> = (0..count).map(|_| self.place()).collect();
         PlannedAction::DeleteMany(places.into_iter().collect())
+    }
+
+    fn is_wide(&self) -> bool {
+        self.workload.keys > WIDE_FROM as usize
+    }
+
+    /// The folders of a wide bucket, in pages of which each partition alone could fill most.
+    fn list_folders(&mut self) -> PlannedAction {
+        PlannedAction::List(PlannedList {
+            bucket: 0,
+            first_version: self.draws.once_in(3),
+            prefix: if self.draws.once_in(2) { "d".to_owned() } else { String::new() },
+            delimiter: "/".to_owned(),
+            after: None,
+            keys_max: [17, 20, 24][self.draws.one_of(3)],
+        })
     }
 
     /// Of any prefix that keys have, in small pages as in large ones.

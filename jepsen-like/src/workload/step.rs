@@ -282,8 +282,16 @@ pub fn bucket_name(workload: u32, bucket: u32) -> String {
 /// What keys begin with, in turn: folders, letters that must be escaped, neighbours of the delimiter.
 const PREFIXES: [&str; 8] = ["", "a/", "a/b/", "a b+c/", "a-", "a/b//", "ü%2F/", "b/"];
 
+/// Keys from here on lie in many folders: a bucket that has them is a wide one.
+pub(super) const WIDE_FROM: u32 = 100;
+/// Those folders: more than a short page holds, and each with keys in every partition.
+const FOLDERS: u32 = 25;
+
 /// Name of key number `index`, the same in all workloads.
 pub fn key_name(index: u32) -> String {
+    if index >= WIDE_FROM {
+        return format!("d{:02}/{index:04}", index % FOLDERS);
+    }
     format!("{}{index:04}", PREFIXES[index as usize % PREFIXES.len()])
 }
 

@@ -63,8 +63,9 @@ impl Missing {
         Missing { drive: None, what: Violation::new("acknowledged-layout", text) }
     }
 
-    fn of_a_shard(drive: DriveId, text: String) -> Missing {
-        Missing { drive: Some(drive), what: Violation::new("acknowledged-shard", text) }
+    /// What `drive` should hold.
+    pub fn of(drive: DriveId, check: &str, text: String) -> Missing {
+        Missing { drive: Some(drive), what: Violation::new(check, text) }
     }
 }
 
@@ -109,7 +110,7 @@ fn missing_shards(written: &Written, version: &Version, key: &str, drives: &Driv
             if let Err(reason) = shard(&volume, slot, blob, home, drives, slots) {
                 let drive = volume.slots[slot].drive;
                 let text = format!("shard {slot} of {:?} in volume {} on {}: {reason}", blob.blob, volume.id, drives.label(drive));
-                found.push(Missing::of_a_shard(drive, text));
+                found.push(Missing::of(drive, "acknowledged-shard", text));
             }
         }
     }

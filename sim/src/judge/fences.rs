@@ -1,11 +1,40 @@
-//! Fenced volumes: every blob that a record names is in every intact list (I2, I11). A list was taken at the fence, so
+//! A fence is durable before it is answered (I11), and of fenced volumes: every blob that a record names is in every intact list (I2, I11). A list was taken at the fence, so
 //! that a blob that is missing from it became safe behind the fence, or was never whole.
 
+use super::acknowledged::Missing;
+use super::drives::Drives;
 use super::ledger::Ledger;
 use crate::violation::Violation;
+use drive::file_name;
+use drive::inspect::SlotView;
 use node::Sealed;
-use protocol::DriveId;
+use protocol::layout::SlotAddress;
+use protocol::{DriveId, Epoch, SlotIndex};
+use runtime::disk::{Disk, Open};
 use std::collections::BTreeSet;
+
+/// At the moment of the answer: the header of each slot that was fenced, as a loss of power would leave it, says so.
+pub fn judge_headers(sealed: &Sealed, drives: &Drives) -> Vec<Missing> {
+    let (volume, mut found) = (&sealed.volume, Vec::new());
+    for ((index, place), list) in (0..).zip(&volume.slots).zip(&sealed.lists) {
+        let at = SlotAddress { volume: volume.id, generation: volume.generation, slot: SlotIndex(index) };
+        if list.is_ok()
+            && let Err(reason) = header(drives.durable(place.drive).as_ref(), at, volume.epoch)
+        {
+            let (id, epoch, drive) = (volume.id, volume.epoch, drives.label(place.drive));
+            let text = format!("I11: slot {index} of volume {id} on {drive} answered that it is fenced at epoch {epoch}, but {reason}");
+            found.push(Missing::of(place.drive, "fence-durable", text));
+        }
+    }
+    found
+}
+
+fn header(disk: &dyn Disk, at: SlotAddress, epoch: Epoch) -> Result<(), String> {
+    let file = disk.open(&file_name(at), Open::Existing).map_err(|error| error.to_string())?;
+    let slot = SlotView::open(&*file).map_err(|error| error.to_string())??;
+    let fenced = slot.epoch > epoch || (slot.epoch == epoch && slot.sealed);
+    if fenced { Ok(()) } else { Err(format!("its header is at epoch {}, sealed: {}", slot.epoch, slot.sealed)) }
+}
 
 /// What is wrong with `sealed`, the volumes that were sealed during the run. Lists of `touched` drives are left out:
 /// faults took something from them, which need not have been noticed when they were listed.

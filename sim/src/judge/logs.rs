@@ -6,9 +6,9 @@
 use super::drives::Drives;
 use super::witness::{Version, Witness, Written};
 use crate::violation::Violation;
-use consensus::GroupSpec;
 use consensus::inspect::{LogView, LoggedEntry, ReplicaLog};
-use protocol::{DriveId, GroupId, ROOT};
+use consensus::{GroupSpec, ReplicaPlace};
+use protocol::{BlobId, DriveId, GroupId, Home, ROOT, ReplicaId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The logs of all drives, read as far as they go.
@@ -20,6 +20,8 @@ pub struct Logs {
     /// again from a checkpoint's rows: those do not tell which entry wrote them, so that the gap would excuse whatever was
     /// acknowledged in it. The run has failed by then, and the judge must look more often.
     out_of_sight: BTreeSet<GroupId>,
+    /// By which home each blob was named.
+    homes: BTreeMap<BlobId, Home>,
 }
 
 impl Logs {
@@ -30,6 +32,7 @@ impl Logs {
             views: BTreeMap::new(),
             witnesses,
             out_of_sight: BTreeSet::new(),
+            homes: BTreeMap::new(),
         }
     }
 
@@ -47,6 +50,14 @@ impl Logs {
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
         for group in groups {
             self.witness_more(group, committed.get(&group).copied().unwrap_or(0));
+            let witness = self.witnesses.get_mut(&group).expect("one for each group");
+            found.extend(witness.take_broken());
+            for (blob, home) in witness.take_named() {
+                if let Some(other) = self.homes.insert(blob, home).filter(|other| *other != home) {
+                    let text = format!("{blob:?} is named by {home:?} in group {group}, and was by {other:?}: it has two homes");
+                    found.push(Violation::new("blob-home", text));
+                }
+            }
             let next = self.witnesses[&group].applied() + 1;
             let cut = |log: &ReplicaLog| log.start >= next && !log.entries.contains_key(&next);
             if self.logs(group).filter(|log| cut(log)).count() > self.groups[&group].voters.len() / 2 && self.out_of_sight.insert(group) {
@@ -82,8 +93,17 @@ impl Logs {
 
     /// Replicas of a group of which each holds the entry `index` of `term` durably, and how many there are in all.
     pub fn holders(&self, group: GroupId, index: u64, term: u64) -> (usize, usize) {
-        let holds = |log: &ReplicaLog| log.start >= index || log.entries.get(&index).is_some_and(|entry| entry.term == term);
-        (self.logs(group).filter(|log| holds(log)).count(), self.groups[&group].voters.len())
+        (self.logs(group).filter(|log| log.holds(index, term)).count(), self.groups[&group].voters.len())
+    }
+
+    /// Where the replicas of a group live.
+    pub fn places(&self, group: GroupId) -> impl Iterator<Item = &ReplicaPlace> {
+        self.groups[&group].voters.iter()
+    }
+
+    /// What the log of `drive` holds of a replica.
+    pub fn log(&self, group: GroupId, replica: ReplicaId, drive: DriveId) -> Option<&ReplicaLog> {
+        self.views.get(&drive)?.replica(group, replica)
     }
 
     /// Drives on which the replicas of a group live.
@@ -94,6 +114,11 @@ impl Logs {
     /// The write of `key` that `is` picks, the newest first, with its group.
     pub fn find(&self, key: &str, is: impl Fn(&Written) -> bool) -> Option<(GroupId, &Written)> {
         self.partitions().find_map(|witness| Some((witness.group, witness.written(key).iter().rev().find(|written| is(written))?)))
+    }
+
+    /// Whether a record has named `blob`.
+    pub fn has_home(&self, blob: BlobId) -> bool {
+        self.homes.contains_key(&blob)
     }
 
     /// Every key's version at present.

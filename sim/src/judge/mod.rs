@@ -3,6 +3,7 @@
 //! and judges all when it is over.
 
 mod acknowledged;
+mod claims;
 mod drives;
 mod fences;
 mod ledger;
@@ -10,14 +11,18 @@ mod liveness;
 mod logs;
 mod panics;
 mod replicas;
+mod rules;
 mod slots;
 mod surface;
+mod volumes;
 mod witness;
 
 pub use panics::watch_panics;
 
 use crate::cluster::Cluster;
 use crate::violation::{self, Violation};
+use claims::Claims;
+use consensus::host::ReplicaStatus;
 use drives::{Drives, Harm};
 use jepsen_like::check::{self, Final};
 use jepsen_like::history::{History, Operation};
@@ -26,12 +31,14 @@ use jepsen_like::scenario::{Acknowledged, Scenario};
 use jepsen_like::workload::{self, Standing};
 use ledger::Ledger;
 use logs::Logs;
-use protocol::{DriveId, GroupId};
+use protocol::{BlobId, BucketId, DriveId, GroupId, Home};
+use runtime::side;
 use runtime::time::Instant;
 use slots::Slots;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use volumes::Volumes;
 
 /// Simulated time after the last fault in which the cluster must serve, where the scenario does not say.
 const SERVICE_WITHIN: Duration = Duration::from_secs(60);
@@ -51,6 +58,8 @@ struct State {
     found: Vec<Violation>,
     /// Of what was acknowledged, by the drive that should have held it.
     missing: Vec<acknowledged::Missing>,
+    claims: Claims,
+    volumes: Volumes,
     /// Files that were shown wrongly at some time.
     struck: BTreeSet<(DriveId, String)>,
     /// Drives that were out of reach or showed wrong bytes at some time.
@@ -67,6 +76,8 @@ impl Judge {
             slots: Slots::default(),
             found: Vec::new(),
             missing: Vec::new(),
+            claims: Claims::default(),
+            volumes: Volumes::default(),
             struck: BTreeSet::new(),
             touched: BTreeSet::new(),
         });
@@ -92,6 +103,30 @@ impl Judge {
         state.touched.extend(harm.outs().filter(|drive| harm.out(*drive) == Some(drives::Out::Drive)));
     }
 
+    /// A volume was sealed, as its answer says at this moment: a fence is durable before it is answered.
+    pub fn fenced(&self, sealed: &node::Sealed) {
+        let found = fences::judge_headers(sealed, &self.drives);
+        self.state.lock().expect("nothing panics under this lock").missing.extend(found);
+    }
+
+    /// Buckets by incarnation, with their partitions, as the root group's log knows them.
+    pub fn buckets(&self) -> BTreeMap<BucketId, Vec<GroupId>> {
+        let state = self.advanced();
+        let buckets = node::inspect::buckets(state.logs.root().rows());
+        buckets.into_iter().map(|bucket| (bucket.id, bucket.partitions)).collect()
+    }
+
+    /// Blobs that lie in slots and that no record has named, with the homes that their shards say.
+    pub fn orphans(&self) -> Vec<(Home, BlobId)> {
+        let state = self.advanced();
+        let mut found = BTreeMap::new();
+        for (id, _) in self.drives.iter() {
+            let shards = slots::shards(self.drives.durable(id).as_ref());
+            found.extend(shards.into_iter().filter(|(blob, _)| !state.logs.has_home(*blob)));
+        }
+        found.into_iter().map(|(blob, home)| (home, blob)).collect()
+    }
+
     /// Faults may cost acknowledged versions, if the ledger says so.
     fn beyond_budget(&self) -> bool {
         self.scenario.expect.acknowledged == Some(Acknowledged::LostAsTheLedgerSays)
@@ -102,6 +137,9 @@ impl Judge {
     pub fn explain(&self, damaged: &BTreeSet<DriveId>, exchanged: &BTreeSet<DriveId>) {
         let mut state = self.state.lock().expect("nothing panics under this lock");
         state.touched.extend(damaged);
+        let excused: BTreeSet<DriveId> = state.touched.union(exchanged).copied().collect();
+        let unkept = state.claims.end(&excused);
+        state.found.extend(unkept);
         let missing = std::mem::take(&mut state.missing);
         let blamed = missing.into_iter().filter(|missing| missing.drive.is_none_or(|drive| !exchanged.contains(&drive)));
         state.found.extend(blamed.map(|missing| missing.what));
@@ -122,10 +160,13 @@ impl Judge {
         self.watch();
         let touched = self.state.lock().expect("nothing panics under this lock").touched.clone();
         let mut found = replicas::compare(&self.cluster, &self.drives, &touched).await;
+        found.extend(replicas::compare_rows(&self.cluster, &touched).await);
         let (ledger, on_drives) = self.judge_drives();
         found.extend(self.judge_history(history, read_back, &ledger));
         found.extend(on_drives);
         found.extend(fences::judge(sealed, &ledger, &touched));
+        let repeated = side::repeated().into_iter();
+        found.extend(repeated.map(|(kind, id)| Violation::new("id-never-twice", format!("the {kind} {id:?} was given out twice"))));
         found.extend(panics::take());
         violation::abridged(found)
     }
@@ -139,17 +180,39 @@ impl Judge {
     }
 
     fn advanced(&self) -> std::sync::MutexGuard<'_, State> {
+        let status = self.status();
         let mut committed: BTreeMap<GroupId, u64> = BTreeMap::new();
-        for node in (0..self.cluster.machines.len()).filter_map(|index| self.cluster.node(index)) {
-            for replica in node.host().status() {
-                let known = committed.entry(replica.group).or_default();
-                *known = (*known).max(replica.committed);
-            }
+        for replica in &status {
+            let known = committed.entry(replica.group).or_default();
+            *known = (*known).max(replica.committed);
         }
-        let mut state = self.state.lock().expect("nothing panics under this lock");
-        let found = state.logs.advance(&self.drives, &committed);
-        state.found.extend(found);
-        state
+        let mut guard = self.state.lock().expect("nothing panics under this lock");
+        let State { logs, claims, volumes, found, missing, .. } = &mut *guard;
+        found.extend(logs.advance(&self.drives, &committed));
+        claims.note(side::elapsed_ns(), &status);
+        claims.judge(&status, logs);
+        missing.extend(volumes.judge(logs, &self.drives));
+        guard
+    }
+
+    /// All replicas of the nodes that run.
+    fn status(&self) -> Vec<ReplicaStatus> {
+        let running = (0..self.cluster.machines.len()).filter(|index| !self.cluster.machines[*index].is_dead());
+        running.filter_map(|index| self.cluster.node(index)).flat_map(|node| node.host().status()).collect()
+    }
+
+    /// Code tells of a step, at this very moment.
+    pub fn told(&self, kind: &str, numbers: &[u64]) {
+        let now = side::elapsed_ns();
+        if let ("consensus-read-answered", [group, applied, waited]) = (kind, numbers) {
+            let status = self.status();
+            let mut state = self.state.lock().expect("nothing panics under this lock");
+            // Measured by a clock that may be a little slow.
+            let came = now.saturating_sub(waited + waited / 1000);
+            let found = state.claims.answered(GroupId(*group), *applied, came);
+            state.claims.note(now, &status);
+            state.found.extend(found);
+        }
     }
 
     /// What lies on the raw drives.

@@ -4,7 +4,8 @@
 use super::drives::{Drives, Harm};
 use crate::cluster::Cluster;
 use crate::violation::Violation;
-use protocol::DriveId;
+use consensus::RowsDigest;
+use protocol::{DriveId, GroupId};
 use runtime::time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -37,6 +38,36 @@ pub(super) async fn compare(cluster: &Cluster, drives: &Drives, touched: &BTreeS
         }
         time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Compare the rows themselves: the hash above is one of writes, and cannot tell that a row was lost.
+pub(super) async fn compare_rows(cluster: &Cluster, touched: &BTreeSet<DriveId>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut met: BTreeMap<(GroupId, u64), RowsDigest> = BTreeMap::new();
+    for (index, machine) in cluster.machines.iter().enumerate().filter(|(_, machine)| !machine.is_dead()) {
+        let Some(node) = cluster.node(index) else { continue };
+        for digest in machine.spawn(async move { node.host().digests().await }).await {
+            let RowsDigest { group, replica, drive, applied, .. } = digest;
+            match &digest.digest {
+                Err(_) if touched.contains(&drive) => {}
+                Err(reason) => {
+                    let text = format!("the rows of replica {replica} of group {group} cannot be read: {reason}");
+                    found.push(Violation::new("replica-rows", text));
+                }
+                Ok(rows) => {
+                    let other = met.entry((group, applied)).or_insert_with(|| digest.clone());
+                    if other.digest.as_ref() != Ok(rows) {
+                        let text = format!(
+                            "I9: replicas {} and {replica} of group {group} applied {applied} and hold other rows: {:?}, {rows:?}",
+                            other.replica, other.digest
+                        );
+                        found.push(Violation::new("replica-rows", text));
+                    }
+                }
+            }
+        }
+    }
+    found
 }
 
 /// The replicas that run, and those that do not and should.

@@ -6,7 +6,7 @@ use drive::inspect::{RecordView, ShardView, SlotView, address_of};
 use drive::{SECTOR_BYTES, file_name};
 use protocol::layout::{ShardAddress, SlotAddress};
 use protocol::limits::SHARD_BLOCK_BYTES;
-use protocol::{BlobId, DriveId};
+use protocol::{BlobId, DriveId, Home};
 use runtime::disk::{Disk, DiskFile, Open};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -120,6 +120,19 @@ pub fn scan(file: &dyn DiskFile, slot: &SlotView) -> runtime::disk::Result<Scan>
 /// The slot files of a drive.
 pub fn files(disk: &dyn Disk) -> runtime::disk::Result<Vec<SlotAddress>> {
     Ok(disk.list("slots")?.iter().filter_map(|entry| address_of(&entry.name)).collect())
+}
+
+/// The blobs of which a drive holds shards, each with the home that it says.
+pub fn shards(disk: &dyn Disk) -> Vec<(BlobId, Home)> {
+    let mut found = Vec::new();
+    for at in files(disk).unwrap_or_default() {
+        let Ok(file) = disk.open(&file_name(at), Open::Existing) else { continue };
+        let Ok(Ok(slot)) = SlotView::open(&*file) else { continue };
+        let Ok(scan) = scan(&*file, &slot) else { continue };
+        let shards = scan.records.into_iter().filter_map(|record| record.shard);
+        found.extend(shards.map(|shard| (shard.address.blob, shard.header.home)));
+    }
+    found
 }
 
 /// A shard's bytes, if block by block and as a whole they are what was written.

@@ -2,13 +2,15 @@
 //! durably, and so knows every version that was ever committed, and which blobs it has. It counts commands by itself:
 //! a command that is retried is applied once here whatever the replicas do.
 
+use super::rules::Rules;
+use crate::violation::Violation;
 use consensus::StateMachine;
 use consensus::inspect::{LoggedEntry, Session, decode_command};
 use consensus::rows::MemoryRows;
 use metadata::commands::{Command, Reply};
 use metadata::rows::{PartRow, decode};
 use metadata::{Applied, keys};
-use protocol::{BlobRef, Body, BucketId, GroupId, Record, Revision, wire};
+use protocol::{BlobId, BlobRef, Body, BucketId, GroupId, Home, Record, Revision, wire};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -47,6 +49,8 @@ pub struct Witness {
     applied: u64,
     writers: BTreeMap<u64, Writer>,
     written: BTreeMap<String, Vec<Written>>,
+    rules: Rules,
+    broken: Vec<Violation>,
 }
 
 #[derive(Default)]
@@ -58,7 +62,26 @@ struct Writer {
 impl Witness {
     /// Of a group that applied nothing yet.
     pub fn new(group: GroupId, machine: Arc<dyn StateMachine>) -> Witness {
-        Witness { group, machine, rows: MemoryRows::default(), applied: 0, writers: BTreeMap::new(), written: BTreeMap::new() }
+        Witness {
+            group,
+            machine,
+            rows: MemoryRows::default(),
+            applied: 0,
+            writers: BTreeMap::new(),
+            written: BTreeMap::new(),
+            rules: Rules::default(),
+            broken: Vec::new(),
+        }
+    }
+
+    /// Rules that commands broke since the last call.
+    pub fn take_broken(&mut self) -> Vec<Violation> {
+        std::mem::take(&mut self.broken)
+    }
+
+    /// Blobs that were named since the last call, and by which homes.
+    pub fn take_named(&mut self) -> Vec<(BlobId, Home)> {
+        self.rules.take_named()
     }
 
     /// The last entry that was applied.
@@ -117,6 +140,11 @@ impl Witness {
 
     fn note(&mut self, index: u64, term: u64, command: &[u8], reply: &[u8]) {
         let Ok(command) = wire::decode::<Command>(command) else { return };
+        let broken = self.rules.judge(&command, reply);
+        self.broken.extend(broken.into_iter().map(|mut broken| {
+            broken.text += &format!(" (group {}, entry {index})", self.group);
+            broken
+        }));
         let (bucket, key, revision, version) = match command {
             Command::Put { bucket, key, record, .. } => {
                 let Some(Applied { revision, .. }) = accepted(reply) else { return };

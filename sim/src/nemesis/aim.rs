@@ -26,6 +26,8 @@ pub struct Struck {
     /// The group whose leader it is.
     pub group: Option<GroupId>,
     pub volume: Option<VolumeId>,
+    /// All of them.
+    pub partitions: Vec<GroupId>,
 }
 
 impl std::fmt::Display for Struck {
@@ -35,6 +37,9 @@ impl std::fmt::Display for Struck {
         }
         if let Some(volume) = self.volume {
             return write!(formatter, "volume {volume}");
+        }
+        if !self.partitions.is_empty() {
+            return write!(formatter, "all {} partitions", self.partitions.len());
         }
         if !self.drives.is_empty() {
             let drives: Vec<String> = self.drives.iter().map(|place| format!("{}/{}", place.node, place.drive)).collect();
@@ -57,6 +62,7 @@ impl World {
             Aim::Groups(groups) => struck.groups = groups.clone(),
             Aim::Drives(places) => struck.drives = places.clone(),
             Aim::Clients => struck.clients = true,
+            Aim::Partitions => struck.partitions = self.partitions(),
             Aim::Volume => struck.volume = Some(one(&self.volumes(), random)?),
             Aim::Shards { among } => {
                 struck.folder = SHARDS;

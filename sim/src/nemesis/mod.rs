@@ -12,8 +12,10 @@ mod network;
 mod process;
 mod seal;
 mod standing;
+mod stray;
 
 use crate::cluster::Cluster;
+use crate::judge::Judge;
 use crate::plan::{Moment, Place, Plan, Planned, Shape};
 use aim::Struck;
 use jepsen_like::scenario::Strikes;
@@ -73,6 +75,8 @@ impl Deeds {
 /// What a fault works on.
 struct World {
     cluster: Arc<Cluster>,
+    /// Looks at the drives in the moment of an answer, and knows of buckets and blobs what the logs hold.
+    judge: Arc<Judge>,
     clients: Machine,
     shape: Shape,
     start: Instant,
@@ -82,9 +86,10 @@ struct World {
 
 /// Let the plan's faults strike, each healed after its time, counted from `start`; returns when all are healed and what is
 /// not running was started again, as an operator would.
-pub async fn carry_out(cluster: &Arc<Cluster>, clients: &Machine, plan: &Plan, start: Instant) -> Deeds {
+pub async fn carry_out(cluster: &Arc<Cluster>, judge: &Arc<Judge>, clients: &Machine, plan: &Plan, start: Instant) -> Deeds {
     let world = Arc::new(World {
         cluster: cluster.clone(),
+        judge: judge.clone(),
         clients: clients.clone(),
         shape: plan.shape,
         start,
@@ -132,6 +137,7 @@ async fn strike(world: Arc<World>, planned: Planned) {
     match planned.fault.strikes() {
         Strikes::Drives => drive::carry_out(&blow, copies, &mut random).await,
         Strikes::Volumes => seal::carry_out(&blow, &mut random).await,
+        Strikes::Partitions => stray::carry_out(&blow, &mut random).await,
         _ => {
             if !clock::carry_out(&blow, &mut random).await && !process::carry_out(&blow, &mut random).await {
                 network::carry_out(&blow, &mut random).await;

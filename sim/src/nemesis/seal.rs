@@ -23,6 +23,7 @@ pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
     // The machine may die meanwhile, and the task with it.
     match time::timeout(SEAL_MAX * 2, sealing).await {
         Ok(Ok(sealed)) => {
+            world.judge.fenced(&sealed);
             let fenced = sealed.lists.iter().filter(|list| list.is_ok()).count();
             world.note(blow.planned, Stage::Told, format!("volume {volume} sealed through node {through}, {fenced} slots fenced"));
             world.done.lock().expect("nothing panics under this lock").sealed.push(sealed);

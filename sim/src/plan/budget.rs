@@ -86,7 +86,9 @@ pub fn cost(fault: Fault) -> Cost {
         | Fault::ClockFreeze
         | Fault::DriveSlow
         | Fault::LeaderTransfer
-        | Fault::VolumeSealed => Cost::Nothing,
+        | Fault::VolumeSealed
+        | Fault::StrayCommands
+        | Fault::OrphansSettled => Cost::Nothing,
     }
 }
 

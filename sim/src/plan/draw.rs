@@ -139,6 +139,7 @@ fn aim(fault: Fault, target: Target, shape: &Shape, random: &mut ChaCha12Rng) ->
         (_, Target::NodeThere) => Aim::NodeThere,
         (_, Target::Clients) => Aim::Clients,
         (Strikes::Volumes, Target::Volume) => Aim::Volume,
+        (Strikes::Partitions, Target::All(Unit::Partition)) => Aim::Partitions,
         (Strikes::Nodes | Strikes::Links, Target::Some(count, Unit::Node)) => Aim::Nodes(pick(count as usize, &nodes, random)),
         (Strikes::Nodes | Strikes::Links, Target::Some(count, Unit::Zone)) => {
             Aim::Nodes(pick(count as usize, &zones, random).into_iter().flat_map(|zone| shape.zone(zone)).collect())

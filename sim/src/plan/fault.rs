@@ -67,6 +67,8 @@ pub enum Aim {
     Clients,
     /// A volume that has slots then, drawn; if none does, nothing.
     Volume,
+    /// All metadata partitions.
+    Partitions,
 }
 
 impl Planned {
@@ -103,7 +105,7 @@ impl Aim {
             Aim::Nodes(nodes) => Some(nodes.iter().flat_map(|node| shape.drives_of(*node)).collect()),
             Aim::Groups(groups) => Some(groups.iter().flatten().flat_map(|node| shape.drives_of(*node)).collect()),
             Aim::Drives(places) | Aim::Shards { among: places } | Aim::Logs { among: places } => Some(places.clone()),
-            Aim::Clients | Aim::Volume => Some(Vec::new()),
+            Aim::Clients | Aim::Volume | Aim::Partitions => Some(Vec::new()),
             Aim::RootLeader | Aim::PartitionLeader | Aim::NodeThere => None,
         }
     }
@@ -133,6 +135,7 @@ impl std::fmt::Display for Planned {
             Aim::NodeThere => write!(formatter, "the node there"),
             Aim::Clients => write!(formatter, "the clients"),
             Aim::Volume => write!(formatter, "a volume"),
+            Aim::Partitions => write!(formatter, "all partitions"),
         }
     }
 }

@@ -40,7 +40,6 @@ pub struct Summary {
 impl Summary {
     pub fn of(runs: Vec<Finding>, canary_found: bool, took: Duration) -> Summary {
         let judged = |finding: &&Finding| finding.purpose != Purpose::Canary;
-        // A canary reaches its own bug.
         let reached: BTreeSet<&str> =
             runs.iter().filter(judged).flat_map(|finding| finding.outcome.probes.keys()).map(String::as_str).collect();
         let never = inventory::PROBES.iter().map(|(name, _)| *name).filter(|name| !reached.contains(name)).collect();

@@ -62,6 +62,7 @@ impl Driver {
     pub(super) fn publish(&mut self, key: Key) {
         if let Some(replica) = self.replicas.get(&key) {
             let status = replica.status(self.drive);
+            self.shared.states.show(key, self.drive, &self.disk, &replica.state);
             self.shared.publish(key, status);
         }
     }

@@ -39,6 +39,13 @@ pub struct ReplicaLog {
     pub entries: BTreeMap<u64, LoggedEntry>,
 }
 
+impl ReplicaLog {
+    /// Whether it holds the entry `index` of `term`, or a checkpoint or snapshot that it was cut behind does.
+    pub fn holds(&self, index: u64, term: u64) -> bool {
+        self.start >= index || self.entries.get(&index).is_some_and(|entry| entry.term == term)
+    }
+}
+
 /// The log of one drive.
 #[derive(Clone, Default)]
 pub struct LogView {

@@ -52,6 +52,7 @@ impl Sessions {
         numbers.unfinished.insert(counter);
         let lowest_unfinished = numbers.unfinished.first().copied().expect("this very command is unfinished");
         let session = Session { id: CommandId { writer, counter }, lowest_unfinished };
+        runtime::probe::never_twice("command", &[protocol::ROOT.0, writer.0, counter]);
         Some(Turn { session, numbers: self.numbers.clone() })
     }
 }

@@ -9,6 +9,7 @@ mod disk;
 mod drive;
 mod entropy;
 mod event;
+mod ids;
 mod interpose;
 mod job;
 mod machine;
@@ -25,6 +26,7 @@ pub use clock::{Clock, DRIFT_PPM_MAX};
 pub use drive::SimDrive;
 pub use entropy::stream_for;
 pub use event::{Watcher, elapsed_ns, end_record, event_count, event_hash, record_events, watch_events};
+pub use ids::repeated;
 pub use interpose::pin_address_space;
 pub use machine::Machine;
 pub use net::{
@@ -33,16 +35,17 @@ pub use net::{
 };
 pub use pages::shared_page_bytes;
 pub use platter::{Cut, FaultMark, Wrong};
-pub use probes::{plant, probes};
+pub use probes::{listen, places_of_bugs, plant, probes};
 pub use run::{Settings, run};
 pub use waypoint::{Armed, Reached, arm_waypoint};
 
 pub(crate) use clock::{now, sleep, sleep_until, timeout, wall_ms};
 pub(crate) use entropy::{fill_entropy, stream as entropy_stream};
 pub(crate) use event::note;
+pub(crate) use ids::never_twice;
 pub(crate) use net::{TcpListener, TcpStream};
-pub(crate) use probes::planted;
 pub use probes::probe;
+pub(crate) use probes::{planted, tell};
 pub(crate) use waypoint::waypoint;
 
 /// Refused: a simulation's drives are handed over by the simulator.
