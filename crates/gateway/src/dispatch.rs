@@ -36,6 +36,7 @@ use crate::gate::operation::{ALGORITHMS, Content, Operation};
 use crate::gate::query::Query;
 use crate::gate::refusal::Refusal;
 use crate::http::RequestFacts;
+use crate::operations::{Order, interleave};
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -78,6 +79,11 @@ impl Dispatch {
         if let Some(second) = response.extensions_mut().remove::<SecondPass>() {
             let request = second.0.lock().expect("no holder panics").take();
             response = self.pass(request.expect("the first pass left it here, once")).await;
+        }
+        if let Some(order) = response.extensions_mut().remove::<Order>()
+            && let Some(document) = response.body().bytes()
+        {
+            *response.body_mut() = Body::from(interleave(&document, &order));
         }
         response
     }
@@ -315,7 +321,7 @@ fn verify_document(document: &Bytes, operation: Operation, framing: &Framing, he
         verified = true;
     }
     // On CompleteMultipartUpload the checksums are those of the object.
-    if operation == Operation::DeleteObjects {
+    if matches!(operation, Operation::DeleteObjects | Operation::PutBucketVersioning) {
         for algorithm in ALGORITHMS {
             let name = checksum_header(algorithm);
             for given in [headers.get(&name), trailers.get(&name)].into_iter().flatten() {
@@ -328,7 +334,7 @@ fn verify_document(document: &Bytes, operation: Operation, framing: &Framing, he
                 verified = true;
             }
         }
-        if !verified {
+        if !verified && operation == Operation::DeleteObjects {
             return Err(S3Error::with_message(
                 S3ErrorCode::InvalidRequest,
                 "Missing required header for this request: Content-MD5 OR x-amz-checksum-*",
@@ -345,6 +351,8 @@ fn check_elements(document: &[u8], operation: Operation) -> S3Result<()> {
         Operation::CreateBucket => {
             &["CreateBucketConfiguration", "LocationConstraint", "Location", "Bucket", "Type", "Name", "DataRedundancy"]
         }
+        // The operation itself refuses the last one, unless it is off.
+        Operation::PutBucketVersioning => &["VersioningConfiguration", "Status", "MfaDelete"],
         Operation::DeleteObjects => &["Delete", "Object", "Quiet", "Key", "VersionId", "ETag", "LastModifiedTime", "Size"],
         Operation::CompleteMultipartUpload => &[
             "CompleteMultipartUpload",

@@ -41,11 +41,16 @@ pub fn headers(revision: Revision) -> HeaderMap {
 }
 
 /// The error, with the header beside its own.
-pub fn with_error(mut error: S3Error, revision: Revision) -> S3Error {
+pub fn with_error(error: S3Error, revision: Revision) -> S3Error {
+    with_headers(error, headers(revision))
+}
+
+/// The error, with these headers beside its own.
+pub fn with_headers(mut error: S3Error, more: HeaderMap) -> S3Error {
     // Headers of an error take the place of all others.
     let own = error.headers().cloned();
     let mut all = own.unwrap_or_else(|| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/xml"))]));
-    all.insert(HEADER, HeaderValue::from(revision.0));
+    all.extend(more);
     error.set_headers(all);
     error
 }

@@ -361,7 +361,7 @@ fn what_is_not_built_never_reaches_an_operation() {
             (Request::object("DELETE", "bucket", "key").query("acl", ""), "501 NotImplemented"),
             (Request::object("DELETE", "bucket", "key").query("retention", ""), "501 NotImplemented"),
             (Request::bucket("DELETE", "bucket").query("policy", ""), "501 NotImplemented"),
-            (Request::bucket("GET", "bucket").query("versioning", ""), "501 NotImplemented"),
+            (Request::bucket("GET", "bucket").query("policy", ""), "501 NotImplemented"),
             (put("key").header("x-amz-server-side-encryption", "AES256").source(b"x".to_vec()), "501 NotImplemented"),
             (put("key").header("x-amz-checksum-sha512", "x").source(b"x".to_vec()), "501 NotImplemented"),
             (Request::object("POST", "bucket", "key"), "405 MethodNotAllowed"),

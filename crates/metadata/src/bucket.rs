@@ -4,10 +4,10 @@
 //! order, and within one attempt closing comes before reopening; what was removed never opens again.
 
 use consensus::RowsMut;
-use protocol::{BucketId, key_hash};
+use protocol::{BucketId, Versioning, key_hash};
 use runtime::{planted, probe};
 
-use crate::rows::{BucketRow, BucketState, Read, Share, Versioning, write};
+use crate::rows::{BucketRow, BucketState, Read, Share, write};
 use crate::{BucketUsage, Error, keys};
 
 /// Open for the keys of `share`, or reopen after a close of the same or an older attempt.
@@ -55,6 +55,23 @@ pub(crate) fn remove(rows: &mut RowsMut<'_>, bucket: BucketId, attempt: u64) -> 
     }
 }
 
+/// Set the versioning that later writes are judged by. A closed bucket may be about to go: it takes no setting.
+pub(crate) fn set_versioning(rows: &mut RowsMut<'_>, bucket: BucketId, attempt: u64, versioning: Versioning) -> Result<(), Error> {
+    if versioning == Versioning::Unversioned {
+        return Err(malformed("versioning cannot be unset"));
+    }
+    let Some(row) = find(rows, bucket)? else { return Err(Error::NotOpen) };
+    match row.state {
+        BucketState::Removed => Err(Error::NotOpen),
+        _ if attempt < row.attempt => stale(),
+        BucketState::Closed => Err(Error::Closed),
+        BucketState::Open => {
+            write(rows, &keys::bucket(bucket), &BucketRow { attempt, versioning, ..row });
+            Ok(())
+        }
+    }
+}
+
 /// The row of a bucket that takes a write to `key`.
 pub(crate) fn writable(rows: &impl Read, bucket: BucketId, key: &str) -> Result<BucketRow, Error> {
     check_key(key)?;
@@ -96,6 +113,7 @@ pub(crate) fn usage(rows: &impl Read, bucket: BucketId) -> Result<Option<BucketU
     Ok(find(rows, bucket)?.map(|row| BucketUsage {
         open: row.state == BucketState::Open,
         attempt: row.attempt,
+        versioning: row.versioning,
         objects: row.objects,
         bytes: row.bytes,
         uploads: row.uploads,

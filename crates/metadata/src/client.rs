@@ -7,7 +7,9 @@
 use bytes::Bytes;
 use futures::future::join_all;
 use protocol::record::Headers;
-use protocol::{BlobId, BucketId, ChecksumKind, GroupId, Home, Record, Revision, UploadId, WriterId, key_hash, wire};
+use protocol::{
+    BlobId, BucketId, ChecksumKind, GroupId, Home, Record, Revision, UploadId, Version, VersionId, Versioning, WriterId, key_hash, wire,
+};
 use runtime::time::Instant;
 use runtime::{planted, probe};
 use serde::de::DeserializeOwned;
@@ -18,8 +20,8 @@ use crate::commands::{Command, Page, Query, Reply, UploadLine};
 use crate::rows::Share;
 use crate::session::Sessions;
 use crate::{
-    Applied, BucketRef, BucketUsage, Error, Garbage, GarbageId, ListPage, ListQuery, NamedPart, Part, Preconditions, Upload, UploadPage,
-    UploadQuery, merge, object,
+    Applied, BucketRef, BucketUsage, Completed, Deletion, Error, Found, Garbage, GarbageId, ListPage, ListQuery, NamedPart, Part,
+    Preconditions, Upload, UploadPage, UploadQuery, VersionPage, VersionQuery, merge, object,
 };
 
 /// Reads and writes records; cheap to clone. One writer id, one session per partition.
@@ -79,8 +81,15 @@ impl Client {
         Ok(())
     }
 
-    /// Commit a record (its revision is set by the partition) and queue what it replaces as garbage. Every blob of
-    /// the record must be new: written for this commit, named by no other one.
+    /// Set in each partition, under `attempt`, the versioning that writes are judged by from then on.
+    pub async fn set_versioning(&self, bucket: &BucketRef, attempt: u64, versioning: Versioning, deadline: Instant) -> Result<(), Error> {
+        let set = |_| Command::SetVersioning { bucket: bucket.id, attempt, versioning };
+        let _: Vec<()> = self.everywhere(bucket, deadline, set).await?;
+        Ok(())
+    }
+
+    /// Commit a record (what its revision and null version say is set by the partition) and queue what it replaces as
+    /// garbage. Every blob of the record must be new: written for this commit, named by no other one.
     pub async fn put_seen(
         &self,
         bucket: &BucketRef,
@@ -117,29 +126,45 @@ impl Client {
         self.put_seen(bucket, key, record, conditions, deadline).await.result
     }
 
-    /// Delete the key. Deleting what is not there succeeds with `replaced: false`, as in S3, unless `If-Match` asks
-    /// for a version: then it is [`Error::NoSuchKey`].
-    pub async fn delete_seen(&self, bucket: &BucketRef, key: &str, conditions: Preconditions, deadline: Instant) -> Seen<Applied> {
-        match partition_of(bucket, key) {
-            Ok(group) => self.command_seen(group, &Command::Delete { bucket: bucket.id, key: key.to_string(), conditions }, deadline).await,
-            Err(error) => Seen::without_answer(error),
-        }
+    /// Delete the key, or one version of it. Deleting what is not there succeeds with `replaced: false`, as in S3, unless
+    /// `If-Match` asks for a version: then it is [`Error::NoSuchKey`].
+    pub async fn delete_seen(&self, bucket: &BucketRef, key: &str, deletion: Deletion, deadline: Instant) -> Seen<Applied> {
+        let group = match partition_of(bucket, key) {
+            Ok(group) => group,
+            Err(error) => return Seen::without_answer(error),
+        };
+        let Deletion { version, conditions, modified_ms } = deletion;
+        let command = Command::Delete { bucket: bucket.id, key: key.to_string(), version, conditions, modified_ms };
+        self.command_seen(group, &command, deadline).await
     }
 
     /// [`Client::delete_seen`] for those who need no witness.
-    pub async fn delete(&self, bucket: &BucketRef, key: &str, conditions: Preconditions, deadline: Instant) -> Result<Applied, Error> {
-        self.delete_seen(bucket, key, conditions, deadline).await.result
+    pub async fn delete(&self, bucket: &BucketRef, key: &str, deletion: Deletion, deadline: Instant) -> Result<Applied, Error> {
+        self.delete_seen(bucket, key, deletion, deadline).await.result
     }
 
-    /// The current version, linearizable.
+    /// The current object, linearizable.
     pub async fn get(&self, bucket: &BucketRef, key: &str, deadline: Instant) -> Result<Option<Record>, Error> {
-        Ok(self.get_seen(bucket, key, deadline).await?.0)
+        Ok(self.get_seen(bucket, key, None, deadline).await?.0.version.and_then(Version::record))
     }
 
-    /// The current version, and the last revision of the partition that the read saw: a witness of the order.
-    pub async fn get_seen(&self, bucket: &BucketRef, key: &str, deadline: Instant) -> Result<(Option<Record>, Revision), Error> {
+    /// The current version, or the one that is named, and the last revision of the partition that the read saw: a witness
+    /// of the order.
+    pub async fn get_seen(
+        &self,
+        bucket: &BucketRef,
+        key: &str,
+        version: Option<VersionId>,
+        deadline: Instant,
+    ) -> Result<(Found, Revision), Error> {
         let group = partition_of(bucket, key)?;
-        self.ask_seen(group, &Query::Get { bucket: bucket.id, key: key.to_string() }, deadline).await
+        self.ask_seen(group, &Query::Get { bucket: bucket.id, key: key.to_string(), version }, deadline).await
+    }
+
+    /// Where the version of that name stands among those of its key; `None`: there is no such null version.
+    pub async fn place(&self, bucket: &BucketRef, key: &str, version: VersionId, deadline: Instant) -> Result<Option<Revision>, Error> {
+        let group = partition_of(bucket, key)?;
+        self.ask(group, &Query::Place { bucket: bucket.id, key: key.to_string(), version }, deadline).await
     }
 
     /// Rows of a completed upload's parts, `first_number..` in order, at most `max`; parts that Complete did not
@@ -171,13 +196,31 @@ impl Client {
         check_partitions(bucket)?;
         let page = merge::page(bucket.partitions.len(), max, |index, position, count| {
             let mut query = ListQuery { max: count, ..query.clone() };
-            if let Some((name, _)) = position {
-                query.after = Some(name);
+            if let Some(position) = position {
+                query.after = position.after.map_or(query.after, |(name, _)| Some(name));
+                query.passed = position.passed;
             }
             self.asked(bucket.partitions[index], Query::List { bucket: bucket.id, query }, deadline)
         })
         .await?;
         Ok(ListPage { entries: page.entries, truncated: page.truncated })
+    }
+
+    /// One page of versions and markers, merged as [`Client::list`] does; each key's lie in one partition.
+    pub async fn list_versions(&self, bucket: &BucketRef, query: VersionQuery, deadline: Instant) -> Result<VersionPage, Error> {
+        let max = capped(query.max);
+        check_partitions(bucket)?;
+        let page = merge::page(bucket.partitions.len(), max, |index, position, count| {
+            let mut query = VersionQuery { max: count, ..query.clone() };
+            if let Some((name, place)) = position.and_then(|position| position.after) {
+                query.after_key = Some(name);
+                // Newer ones come first, so places count downwards.
+                query.after_version = place.map(|place| Revision(!u64::try_from(place).expect("made of a revision")));
+            }
+            self.asked(bucket.partitions[index], Query::ListVersions { bucket: bucket.id, query }, deadline)
+        })
+        .await?;
+        Ok(VersionPage { entries: page.entries, truncated: page.truncated })
     }
 
     /// Begin a multipart upload.
@@ -252,7 +295,7 @@ impl Client {
         checksum: Option<protocol::Checksum>,
         modified_ms: u64,
         deadline: Instant,
-    ) -> Seen<Record> {
+    ) -> Seen<Completed> {
         let group = match partition_of(bucket, key) {
             Ok(group) => group,
             Err(error) => return Seen::without_answer(error),
@@ -274,7 +317,7 @@ impl Client {
         checksum: Option<protocol::Checksum>,
         modified_ms: u64,
         deadline: Instant,
-    ) -> Result<Record, Error> {
+    ) -> Result<Completed, Error> {
         self.complete_upload_seen(bucket, key, upload, parts, conditions, checksum, modified_ms, deadline).await.result
     }
 
@@ -290,9 +333,9 @@ impl Client {
         check_partitions(bucket)?;
         let page = merge::page(bucket.partitions.len(), max, |index, position, count| {
             let mut query = UploadQuery { max: count, ..query.clone() };
-            if let Some((name, upload)) = position {
+            if let Some((name, place)) = position.and_then(|position| position.after) {
                 query.after_key = Some(name);
-                query.after_upload = upload;
+                query.after_upload = place.map(UploadId);
             }
             self.asked(bucket.partitions[index], Query::ListUploads { bucket: bucket.id, query }, deadline)
         })
@@ -466,6 +509,7 @@ mod tests {
         send(client.list(bucket, ListQuery::default(), deadline));
         send(client.list_uploads(bucket, UploadQuery::default(), deadline));
         send(client.close_bucket(bucket, 1, deadline));
-        send(client.delete(bucket, "k", Preconditions::default(), deadline));
+        send(client.list_versions(bucket, VersionQuery::default(), deadline));
+        send(client.delete(bucket, "k", Deletion::default(), deadline));
     }
 }

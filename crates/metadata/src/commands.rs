@@ -1,11 +1,11 @@
 //! Commands, queries and replies of a partition, as they cross the wire: [`protocol::wire`] over these types.
 
 use protocol::record::Headers;
-use protocol::{BlobId, BucketId, Checksum, ChecksumKind, Home, Record, Revision, UploadId, WriterId};
+use protocol::{BlobId, BucketId, Checksum, ChecksumKind, Home, Record, Revision, UploadId, VersionId, Versioning, WriterId};
 use serde::{Deserialize, Serialize};
 
 use crate::rows::Share;
-use crate::{Error, GarbageId, ListQuery, Listed, NamedPart, Part, Preconditions, Upload, UploadQuery};
+use crate::{Error, GarbageId, ListQuery, Listed, ListedVersion, NamedPart, Part, Preconditions, Upload, UploadQuery, VersionQuery};
 
 /// Everything that changes a partition. The comments name the reply.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -18,8 +18,8 @@ pub enum Command {
     RemoveBucket { bucket: BucketId, attempt: u64 },
     /// Commit a record. [`crate::Applied`]
     Put { bucket: BucketId, key: String, record: Record, conditions: Preconditions },
-    /// Delete a key. [`crate::Applied`]
-    Delete { bucket: BucketId, key: String, conditions: Preconditions },
+    /// Delete a key, or one version of it. [`crate::Applied`]
+    Delete { bucket: BucketId, key: String, version: Option<VersionId>, conditions: Preconditions, modified_ms: u64 },
     /// Begin an upload. `()`
     CreateUpload {
         bucket: BucketId,
@@ -31,7 +31,7 @@ pub enum Command {
     },
     /// Commit a part. `()`
     PutPart { bucket: BucketId, key: String, upload: UploadId, part: Part },
-    /// Make a version of an upload. [`Record`]
+    /// Make a version of an upload. [`crate::Completed`]
     CompleteUpload {
         bucket: BucketId,
         key: String,
@@ -47,13 +47,15 @@ pub enum Command {
     Settle { writer: WriterId, up_to: u64, asked: Vec<(Home, BlobId)> },
     /// All blobs of a garbage entry's step are gone from all slots: forget them. Whether the entry is finished: `bool`
     Collect { entry: GarbageId, through: u16 },
+    /// Set the versioning that later writes are judged by. `()`
+    SetVersioning { bucket: BucketId, attempt: u64, versioning: Versioning },
 }
 
 /// Everything that can be asked. The comments name the reply.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Query {
-    /// `Option<Record>`
-    Get { bucket: BucketId, key: String },
+    /// The current version, or the one that is named. [`crate::Found`]
+    Get { bucket: BucketId, key: String, version: Option<VersionId> },
     /// [`Page<Part>`]
     CompletedParts { upload: UploadId, first_number: u16, max: u32 },
     /// [`Page<Listed>`]
@@ -70,6 +72,10 @@ pub enum Query {
     Garbage { after: Option<GarbageId>, max: u32 },
     /// `Option<BucketUsage>`
     Usage { bucket: BucketId },
+    /// [`Page<ListedVersion>`]
+    ListVersions { bucket: BucketId, query: VersionQuery },
+    /// Where the version of that name stands among those of its key. `Option<Revision>`
+    Place { bucket: BucketId, key: String, version: VersionId },
 }
 
 /// What a partition answers to commands and queries alike.
@@ -84,8 +90,11 @@ pub struct Reply<T> {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Page<T> {
     pub entries: Vec<T>,
-    /// There is more after the last entry. Then there is at least one entry, unless none was asked for.
+    /// There is more after the last entry. Then there is at least one entry, unless none was asked for, or `passed` says
+    /// how far the page came.
     pub truncated: bool,
+    /// Every key up to this one was walked and gives no entry: the next page goes on behind it.
+    pub passed: Option<String>,
 }
 
 /// One line of a listing of uploads.
@@ -97,12 +106,13 @@ pub enum UploadLine {
 
 /// A line of a listing that is merged from several partitions.
 pub(crate) trait Line {
-    /// Where it stands. Two lines at the same place are the same common prefix.
-    fn place(&self) -> (&str, Option<UploadId>);
+    /// Where it stands: its name, and its place among those of the same name. Two lines at the same place are the same
+    /// common prefix.
+    fn place(&self) -> (&str, Option<u128>);
 }
 
 impl Line for Listed {
-    fn place(&self) -> (&str, Option<UploadId>) {
+    fn place(&self) -> (&str, Option<u128>) {
         match self {
             Listed::Object { key, .. } => (key, None),
             Listed::Prefix(prefix) => (prefix, None),
@@ -111,10 +121,20 @@ impl Line for Listed {
 }
 
 impl Line for UploadLine {
-    fn place(&self) -> (&str, Option<UploadId>) {
+    fn place(&self) -> (&str, Option<u128>) {
         match self {
-            UploadLine::Upload(upload) => (&upload.key, Some(upload.id)),
+            UploadLine::Upload(upload) => (&upload.key, Some(upload.id.0)),
             UploadLine::Prefix(prefix) => (prefix, None),
+        }
+    }
+}
+
+impl Line for ListedVersion {
+    fn place(&self) -> (&str, Option<u128>) {
+        match self {
+            ListedVersion::Object { key, revision, .. } => (key, Some(u128::from(!revision.0))),
+            ListedVersion::Marker { key, marker, .. } => (key, Some(u128::from(!marker.revision.0))),
+            ListedVersion::Prefix(prefix) => (prefix, None),
         }
     }
 }

@@ -17,6 +17,8 @@ pub const COMPLETED: u8 = b'c';
 pub const COMPLETIONS: u8 = b'd';
 /// The garbage queue, by revision.
 pub const GARBAGE: u8 = b'g';
+/// Where the null versions of keys are that are not their newest, by key.
+pub const NULLS: u8 = b'n';
 /// Object versions, by key, newest first.
 pub const OBJECTS: u8 = b'o';
 /// Parts, by upload and number.
@@ -59,6 +61,13 @@ pub fn versions(bucket: BucketId, key: &str) -> Range<Vec<u8>> {
     let mut from = keyed(OBJECTS, bucket, key);
     from.extend(END);
     from..after_key(OBJECTS, bucket, key)
+}
+
+/// The revision of a null version that is not the newest of its key.
+pub fn null(bucket: BucketId, key: &str) -> Vec<u8> {
+    let mut row = keyed(NULLS, bucket, key);
+    row.extend(END);
+    row
 }
 
 /// An upload under way.

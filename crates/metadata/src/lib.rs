@@ -15,12 +15,15 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod versions;
 
 pub use client::Client;
 pub use partition::Partition;
 
 use protocol::record::Headers;
-use protocol::{BlobRef, Body, BucketId, Checksum, ChecksumKind, GroupId, Home, Revision, UploadId};
+use protocol::{
+    BlobRef, Body, BucketId, Checksum, ChecksumKind, GroupId, Home, Marker, Record, Revision, UploadId, Version, VersionId, Versioning,
+};
 use serde::{Deserialize, Serialize};
 
 /// A bucket as its requests reach partitions: incarnation and the partitions that hold its keys.
@@ -92,6 +95,53 @@ pub struct ListQuery {
     pub after: Option<String>,
     /// Most entries, keys and common prefixes together; cut to [`protocol::limits::LIST_KEYS_MAX`]. 0: none.
     pub max: u32,
+    /// Where an earlier page of this very listing ended without an entry to show for it: [`commands::Page::passed`].
+    pub passed: Option<String>,
+}
+
+/// What to list of the versions of a bucket. The entries are the versions and markers of the keys that
+/// [`ListQuery`] speaks of, newest first within their key.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VersionQuery {
+    pub prefix: String,
+    pub delimiter: Option<String>,
+    /// Only entries that sort after this key, as in [`ListQuery::after`].
+    pub after_key: Option<String>,
+    /// With `after_key`: also the versions of that very key that are older than this one, be it still there or not.
+    pub after_version: Option<Revision>,
+    /// Most versions, markers and common prefixes together; cut to [`protocol::limits::LIST_KEYS_MAX`]. 0: none.
+    pub max: u32,
+}
+
+/// One line of a listing of versions.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ListedVersion {
+    Object {
+        key: String,
+        revision: Revision,
+        null: bool,
+        /// It is the current one of its key.
+        latest: bool,
+        bytes: u64,
+        etag: String,
+        modified_ms: u64,
+        checksum: Option<(ChecksumKind, bool)>,
+    },
+    Marker {
+        key: String,
+        latest: bool,
+        marker: Marker,
+    },
+    /// Ends with the delimiter.
+    Prefix(String),
+}
+
+/// A page of a listing of versions.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VersionPage {
+    pub entries: Vec<ListedVersion>,
+    /// There is more after the last entry.
+    pub truncated: bool,
 }
 
 /// One line of a listing.
@@ -140,8 +190,39 @@ pub struct UploadQuery {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Applied {
     pub revision: Revision,
-    /// The key had a version before.
+    /// The key had a current object before; of a deletion that names a version: it was there.
     pub replaced: bool,
+    /// The version that was made, or of a deletion the one that it named. `None` where versioning was never set.
+    pub version: Option<VersionId>,
+    /// Of a deletion: a marker was made, or the version that it named was one.
+    pub marker: bool,
+}
+
+/// What Delete asks besides the key.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Deletion {
+    /// Remove exactly this version. `None`: hide the key behind a marker; where versioning was never set, delete it.
+    pub version: Option<VersionId>,
+    /// Judged on the version that is named, or else on the current one.
+    pub conditions: Preconditions,
+    /// Of the marker, if one is made.
+    pub modified_ms: u64,
+}
+
+/// What a read found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Found {
+    pub version: Option<Version>,
+    /// Versioning was set at some time: clients are told version ids.
+    pub versioned: bool,
+}
+
+/// What Complete made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Completed {
+    pub record: Record,
+    /// Versioning was set at some time: clients are told version ids.
+    pub versioned: bool,
 }
 
 /// Why a partition did not do what was asked.
@@ -213,8 +294,10 @@ pub struct Garbage {
 pub struct BucketUsage {
     pub open: bool,
     pub attempt: u64,
+    pub versioning: Versioning,
+    /// Versions that are no markers.
     pub objects: u64,
-    /// Bytes of all current versions.
+    /// Bytes of all of them.
     pub bytes: u64,
     /// Uploads under way.
     pub uploads: u64,

@@ -1,43 +1,93 @@
-//! Listings of one partition: ordered walks over keys that seek past common prefixes.
+//! Listings of one partition: ordered walks over keys that seek past common prefixes and past versions that are hidden.
 //!
 //! Always holds: the work of one query is bounded by the entries that it returns and by [`WORK_BYTES`], never by the
-//! keys that hide behind a common prefix; a page says `truncated` exactly if there is an entry behind its last one.
+//! keys that hide behind a common prefix or the versions behind a current one; a page says `truncated` exactly if there
+//! is an entry behind its last one, or if it ran out of work before it could tell.
 
-use protocol::{BucketId, UploadId};
+use protocol::BucketId;
 use runtime::{planted, probe};
 use std::ops::Range;
 
 use crate::commands::{Page, UploadLine};
-use crate::rows::{Read, RecordHead, UploadRow, decode, decode_head, unreadable};
-use crate::{Error, ListQuery, Listed, UploadQuery, bucket, keys};
+use crate::rows::{ChecksumHead, Read, UploadRow, VersionHead, decode, decode_head, unreadable};
+use crate::{Error, ListQuery, Listed, ListedVersion, UploadQuery, VersionQuery, bucket, keys};
 
-/// A page ends early, with at least one entry, when the rows that were read reach this.
+/// A page ends early when the rows that were read reach this.
 const WORK_BYTES: usize = 16 << 20;
 /// A page of whole rows ends, with at least one entry, when they reach this.
 pub(crate) const REPLY_BYTES: usize = 2 << 20;
 
-/// Keys and common prefixes.
+/// Keys that have a current object, and common prefixes of such.
 pub(crate) fn objects(rows: &impl Read, bucket: BucketId, query: &ListQuery) -> Result<Page<Listed>, Error> {
     bucket::readable(rows, bucket)?;
     let mut walk = Walk::new(keys::OBJECTS, bucket, &query.prefix, query.delimiter.as_deref(), query.max);
     if let Some(after) = &query.after {
         walk.start_after(after, None);
     }
+    if let Some(passed) = &query.passed {
+        walk.start_at(keys::after_key(keys::OBJECTS, bucket, passed));
+    }
     let mut lost = planted("list-drops-key-at-page-border") && query.after.is_some();
     let mut last = String::new();
     walk.run(rows, Listed::Prefix, |row, key, value| {
-        if std::mem::take(&mut lost) || key == last {
-            // Older versions of a key follow the one that is listed.
-            return Ok(None);
+        if key == last {
+            return Ok(Judged::Behind);
         }
-        let head: RecordHead<'_> = decode_head(row, value)?;
         last.clone_from(&key);
-        Ok(Some(Listed::Object {
-            key,
-            bytes: head.bytes,
-            etag: head.etag.to_string(),
-            modified_ms: head.modified_ms,
-            checksum: head.checksum.map(|checksum| (checksum.kind, checksum.composite)),
+        if std::mem::take(&mut lost) {
+            return Ok(Judged::Nothing);
+        }
+        match decode_head(row, value)? {
+            VersionHead::Object(head) => Ok(Judged::Entry(Listed::Object {
+                key,
+                bytes: head.bytes,
+                etag: head.etag.to_string(),
+                modified_ms: head.modified_ms,
+                checksum: kind(head.checksum),
+            })),
+            VersionHead::Marker(_) if planted("delete-marker-hides-nothing") => {
+                last.clear();
+                Ok(Judged::Nothing)
+            }
+            VersionHead::Marker(_) => {
+                probe!("list-passed-a-delete-marker");
+                Ok(Judged::Nothing)
+            }
+        }
+    })
+}
+
+/// Versions, markers and common prefixes.
+pub(crate) fn versions(rows: &impl Read, bucket: BucketId, query: &VersionQuery) -> Result<Page<ListedVersion>, Error> {
+    bucket::readable(rows, bucket)?;
+    let mut walk = Walk::new(keys::OBJECTS, bucket, &query.prefix, query.delimiter.as_deref(), query.max);
+    let mut last = String::new();
+    if let Some(after) = &query.after_key {
+        let inside = query.after_version.filter(|_| !planted("versions-listed-without-noncurrent-at-page-border"));
+        walk.start_after(after, inside.map(|version| keys::object(bucket, after, version)));
+        // Those that are listed first may have been removed since: then an older one is the latest.
+        let all = keys::versions(bucket, after);
+        if rows.first_in(&all.start, &all.end).is_some_and(|(first, _)| first < walk.range.start) {
+            last.clone_from(after);
+        }
+    }
+    walk.run(rows, ListedVersion::Prefix, |row, key, value| {
+        let latest = key != last;
+        if latest {
+            last.clone_from(&key);
+        }
+        Ok(Judged::Entry(match decode_head(row, value)? {
+            VersionHead::Object(head) => ListedVersion::Object {
+                key,
+                revision: head.revision,
+                null: head.null,
+                latest,
+                bytes: head.bytes,
+                etag: head.etag.to_string(),
+                modified_ms: head.modified_ms,
+                checksum: kind(head.checksum),
+            },
+            VersionHead::Marker(marker) => ListedVersion::Marker { key, latest, marker },
         }))
     })
 }
@@ -47,9 +97,13 @@ pub(crate) fn uploads(rows: &impl Read, bucket: BucketId, query: &UploadQuery) -
     bucket::readable(rows, bucket)?;
     let mut walk = Walk::new(keys::UPLOADS, bucket, &query.prefix, query.delimiter.as_deref(), query.max);
     if let Some(after) = &query.after_key {
-        walk.start_after(after, query.after_upload);
+        walk.start_after(after, query.after_upload.map(|upload| keys::upload(bucket, after, upload)));
     }
-    walk.run(rows, UploadLine::Prefix, |row, _, value| Ok(Some(UploadLine::Upload(decode::<UploadRow>(row, value)?.upload))))
+    walk.run(rows, UploadLine::Prefix, |row, _, value| Ok(Judged::Entry(UploadLine::Upload(decode::<UploadRow>(row, value)?.upload))))
+}
+
+fn kind(checksum: Option<ChecksumHead<'_>>) -> Option<(protocol::ChecksumKind, bool)> {
+    checksum.map(|checksum| (checksum.kind, checksum.composite))
 }
 
 /// A walk over the rows of one family whose keys start with a prefix.
@@ -62,13 +116,23 @@ struct Walk<'a> {
     range: Range<Vec<u8>>,
 }
 
+/// What a row is to a listing.
+enum Judged<T> {
+    Entry(T),
+    Nothing,
+    /// Nothing, and so are all rows behind it of the same key.
+    Behind,
+}
+
 /// Why a scan ended.
 enum Stop {
     /// No more rows.
     End,
     /// There is more than the page takes.
     Full,
-    /// A common prefix was entered: go on behind it.
+    /// Too much was read.
+    Tired,
+    /// The rest of a key or of a common prefix makes no entry: go on behind it.
     Seek(Vec<u8>),
     Failed(Error),
 }
@@ -85,14 +149,18 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Only entries that sort after `after`, and with `after_upload` those of that very key with a greater id.
-    fn start_after(&mut self, after: &str, after_upload: Option<UploadId>) {
-        let start = match (self.common_prefix(after), after_upload) {
+    /// Only entries that sort after `after`; with `row`, one of that very key, also the rows of it that follow.
+    fn start_after(&mut self, after: &str, row: Option<Vec<u8>>) {
+        let start = match (self.common_prefix(after), row) {
             // `after` lies inside a common prefix, so that one sorts before it or equals it.
             (Some(hidden), _) => keys::prefixed(self.family, self.bucket, &after[..hidden]).end,
-            (None, Some(upload)) => keys::successor(&keys::upload(self.bucket, after, upload)),
+            (None, Some(row)) => keys::successor(&row),
             (None, None) => keys::after_key(self.family, self.bucket, after),
         };
+        self.start_at(start);
+    }
+
+    fn start_at(&mut self, start: Vec<u8>) {
         if start > self.range.start {
             self.range.start = start;
         }
@@ -105,18 +173,20 @@ impl<'a> Walk<'a> {
         Some(self.prefix.len() + at + delimiter.len())
     }
 
-    /// Collect a page; `line` makes an entry of a row (its row key, its key, its value), or none.
+    /// Collect a page; `judge` says what a row is (its row key, its key, its value). A common prefix is listed if it holds
+    /// an entry.
     fn run<T>(
         mut self,
         rows: &impl Read,
         prefix_line: impl Fn(String) -> T,
-        mut line: impl FnMut(&[u8], String, &[u8]) -> Result<Option<T>, Error>,
+        mut judge: impl FnMut(&[u8], String, &[u8]) -> Result<Judged<T>, Error>,
     ) -> Result<Page<T>, Error> {
         let mut entries = Vec::new();
         let mut work = 0;
         if self.max == 0 {
-            return Ok(Page { entries, truncated: false });
+            return Ok(Page { entries, truncated: false, passed: None });
         }
+        let mut walked: Option<String> = None;
         loop {
             let mut stop = Stop::End;
             rows.visit(&self.range.start, &self.range.end, &mut |row, value| {
@@ -124,36 +194,46 @@ impl<'a> Walk<'a> {
                     stop = Stop::Failed(unreadable(row, "its key is no key"));
                     return false;
                 };
-                let hidden = self.common_prefix(&key);
-                if entries.len() >= self.max || (work >= WORK_BYTES && !entries.is_empty()) {
-                    // A row that makes no entry does not make a page truncated.
-                    stop = match hidden.map_or_else(|| Ok(line(row, key, value)?.is_some()), |_| Ok(true)) {
-                        Ok(false) => return true,
-                        Ok(true) => Stop::Full,
-                        Err(error) => Stop::Failed(error),
-                    };
+                if work >= WORK_BYTES && (!entries.is_empty() || walked.as_ref().is_some_and(|walked| *walked != key)) {
+                    probe!("list-ran-out-of-work");
+                    stop = Stop::Tired;
                     return false;
                 }
                 work += row.len() + value.len();
-                if let Some(hidden) = hidden {
-                    probe!("list-sought-past-a-common-prefix");
-                    let common = &key[..hidden];
-                    stop = Stop::Seek(keys::prefixed(self.family, self.bucket, common).end);
-                    entries.push(prefix_line(common.to_string()));
-                    return false;
-                }
-                match line(row, key, value) {
-                    Ok(made) => entries.extend(made),
-                    Err(error) => {
-                        stop = Stop::Failed(error);
-                        return false;
+                let hidden = self.common_prefix(&key);
+                stop = match judge(row, key.clone(), value) {
+                    Err(error) => Stop::Failed(error),
+                    Ok(Judged::Behind) => {
+                        let behind = keys::after_key(self.family, self.bucket, &key);
+                        walked = Some(key);
+                        Stop::Seek(behind)
                     }
-                }
-                true
+                    Ok(Judged::Nothing) => {
+                        walked = Some(key);
+                        return true;
+                    }
+                    Ok(Judged::Entry(_)) if entries.len() >= self.max => Stop::Full,
+                    Ok(Judged::Entry(entry)) => {
+                        let Some(hidden) = hidden else {
+                            entries.push(entry);
+                            walked = Some(key);
+                            return true;
+                        };
+                        probe!("list-sought-past-a-common-prefix");
+                        entries.push(prefix_line(key[..hidden].to_string()));
+                        Stop::Seek(keys::prefixed(self.family, self.bucket, &key[..hidden]).end)
+                    }
+                };
+                false
             });
             match stop {
-                Stop::End => return Ok(Page { entries, truncated: false }),
-                Stop::Full => return Ok(Page { entries, truncated: true }),
+                Stop::End => return Ok(Page { entries, truncated: false, passed: None }),
+                Stop::Full => return Ok(Page { entries, truncated: true, passed: None }),
+                // The last entry says where to go on, if there is one.
+                Stop::Tired => {
+                    let passed = walked.filter(|_| entries.is_empty());
+                    return Ok(Page { entries, truncated: true, passed });
+                }
                 Stop::Seek(behind) => self.range.start = behind,
                 Stop::Failed(error) => return Err(error),
             }

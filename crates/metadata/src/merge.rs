@@ -5,7 +5,6 @@
 //! Partitions hold disjoint keys; a common prefix that several of them give is emitted once.
 
 use futures::future::join_all;
-use protocol::UploadId;
 use runtime::{planted, probe};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,13 +12,19 @@ use std::future::Future;
 use crate::Error;
 use crate::commands::{Line, Page};
 
-/// Where a listing goes on: behind this name, and behind this upload of it.
-pub(crate) type Position = (String, Option<UploadId>);
+/// Where a listing goes on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Position {
+    /// Behind the line at this place. `None`: no line was given yet.
+    pub after: Option<(String, Option<u128>)>,
+    /// And behind this key, up to which there is no other line: [`Page::passed`].
+    pub passed: Option<String>,
+}
 
 /// What one partition has given and the page has not used yet.
 struct Source<L> {
     lines: VecDeque<L>,
-    /// Behind the last line that was given.
+    /// Behind what was given. `None`: it was not asked yet.
     position: Option<Position>,
     truncated: bool,
 }
@@ -33,7 +38,7 @@ where
 {
     let mut entries: Vec<L> = Vec::with_capacity(max.min(protocol::limits::LIST_KEYS_MAX));
     if max == 0 {
-        return Ok(Page { entries, truncated: false });
+        return Ok(Page { entries, truncated: false, passed: None });
     }
     let mut sources: Vec<Source<L>> = (0..partitions).map(|_| Source { lines: VecDeque::new(), position: None, truncated: true }).collect();
     loop {
@@ -50,12 +55,12 @@ where
             continue;
         }
         let Some(line) = take_smallest(&mut sources) else {
-            return Ok(Page { entries, truncated: false });
+            return Ok(Page { entries, truncated: false, passed: None });
         };
         entries.push(line);
         if entries.len() == max {
             let truncated = sources.iter().any(|source| source.truncated || !source.lines.is_empty());
-            return Ok(Page { entries, truncated });
+            return Ok(Page { entries, truncated, passed: None });
         }
     }
 }
@@ -89,13 +94,16 @@ fn take_smallest<L: Line>(sources: &mut [Source<L>]) -> Option<L> {
 impl<L: Line> Source<L> {
     fn refill(&mut self, page: Page<L>) -> Result<(), Error> {
         self.truncated = page.truncated;
+        let position = self.position.get_or_insert_default();
         match page.entries.last() {
             Some(last) => {
-                let (name, upload) = last.place();
-                self.position = Some((name.to_string(), upload));
+                let (name, place) = last.place();
+                *position = Position { after: Some((name.to_string(), place)), passed: None };
             }
-            None if page.truncated => return Err(Error::Unavailable("a partition gave a truncated page without entries".into())),
-            None => {}
+            None if page.truncated && (page.passed.is_none() || page.passed <= position.passed) => {
+                return Err(Error::Unavailable("a partition gave a truncated page that goes nowhere".into()));
+            }
+            None => position.passed = page.passed,
         }
         self.lines = page.entries.into();
         Ok(())

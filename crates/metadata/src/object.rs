@@ -1,18 +1,19 @@
 //! Objects: put, delete, get, and the conditions on them.
 //!
-//! Always holds: a refused command has changed nothing; conditions are judged on the version that the command
-//! replaces; what it replaces is queued as garbage by the same command. A bucket without versioning has at most one
-//! version of a key.
+//! Always holds: a refused command has changed nothing; conditions are judged on the current version, or for a deletion
+//! that names a version on that one; what a command removes is queued as garbage by the same command. Whether a write
+//! adds a version or replaces one the bucket's row in this partition says, and nothing that the writer believes. A
+//! bucket whose versioning was never set has at most one version of a key, its null version.
 
 use consensus::RowsMut;
-use protocol::{Body, BucketId, Home, Record, Revision};
+use protocol::{Body, BucketId, Home, Marker, Record, Version, VersionId, Versioning};
 use runtime::{planted, probe};
 
 use crate::bucket::{self, malformed};
-use crate::rows::{BucketRow, Condemned, Read, decode, next_revision, write};
-use crate::{Applied, Error, Etags, Preconditions, blob, blobs_of, garbage, keys};
+use crate::rows::{BucketRow, Read, next_revision};
+use crate::{Applied, Deletion, Error, Etags, Found, Preconditions, blob, blobs_of, versions};
 
-/// Commit `record` as the key's version.
+/// Commit `record` as the key's newest version.
 pub(crate) fn put(
     rows: &mut RowsMut<'_>,
     bucket: BucketId,
@@ -20,60 +21,81 @@ pub(crate) fn put(
     record: Record,
     conditions: &Preconditions,
 ) -> Result<Applied, Error> {
-    let row = bucket::writable(rows, bucket, key)?;
+    let mut row = bucket::writable(rows, bucket, key)?;
     check_body(&record.body, record.bytes)?;
-    let current = current(rows, bucket, key)?;
-    judge(conditions, current.as_ref())?;
+    let newest = versions::newest(rows, bucket, key)?;
+    judge(conditions, newest.as_ref().and_then(object))?;
     blob::check_new(rows, blobs_of(&record.body))?;
-    if let Some(newer) = current.as_ref().filter(|current| current.modified_ms > record.modified_ms)
+    if let Some(newer) = newest.as_ref().and_then(object).filter(|current| current.modified_ms > record.modified_ms)
         && planted("version-order-by-clock")
     {
         // Acknowledged, and never seen: the writer's clock is behind that of the one before.
-        return Ok(Applied { revision: newer.revision, replaced: true });
+        return Ok(Applied { revision: newer.revision, replaced: true, version: None, marker: false });
     }
 
     let revision = next_revision(rows)?;
-    let replaced = current.is_some();
+    let replaced = newest.as_ref().and_then(object).is_some();
     blob::name(rows, Home::of(bucket, key), blobs_of(&record.body));
-    replace(rows, bucket, key, row, current, Record { revision, ..record });
-    Ok(Applied { revision, replaced })
+    let null = if planted("versioning-by-the-gateways-cache") { record.null } else { is_null(&row) };
+    let version = Version::Object(Record { revision, null, ..record });
+    versions::add(rows, bucket, key, &mut row, newest, &version)?;
+    bucket::store(rows, bucket, &row);
+    Ok(Applied { revision, replaced, version: shown(&row, &version), marker: false })
 }
 
-/// Delete the key's version, if there is one.
-pub(crate) fn delete(rows: &mut RowsMut<'_>, bucket: BucketId, key: &str, conditions: &Preconditions) -> Result<Applied, Error> {
+/// Without a version id: hide the key behind a marker, or where versioning was never set delete its one version. With
+/// one: remove exactly that version.
+pub(crate) fn delete(rows: &mut RowsMut<'_>, bucket: BucketId, key: &str, deletion: &Deletion) -> Result<Applied, Error> {
     let mut row = bucket::writable(rows, bucket, key)?;
-    let current = current(rows, bucket, key)?;
-    judge(conditions, current.as_ref())?;
-    let Some(old) = current else {
-        return Ok(Applied { revision: rows.counters()?.revision, replaced: false });
+    let found = match deletion.version {
+        Some(id) => versions::named(rows, bucket, key, id)?,
+        None => versions::newest(rows, bucket, key)?,
+    };
+    judge(&deletion.conditions, found.as_ref().and_then(object))?;
+    if deletion.version.is_none() && row.versioning != Versioning::Unversioned {
+        let revision = next_revision(rows)?;
+        let replaced = found.as_ref().and_then(object).is_some();
+        let marker = Version::Marker(Marker { revision, null: is_null(&row), modified_ms: deletion.modified_ms });
+        versions::add(rows, bucket, key, &mut row, found, &marker)?;
+        bucket::store(rows, bucket, &row);
+        return Ok(Applied { revision, replaced, version: Some(marker.id()), marker: true });
+    }
+    let Some(old) = found else {
+        return Ok(Applied { revision: rows.counters()?.revision, replaced: false, version: deletion.version, marker: false });
     };
     let revision = next_revision(rows)?;
-    discard(rows, bucket, key, &mut row, old, revision);
+    let marker = object(&old).is_none();
+    versions::remove(rows, bucket, key, &mut row, old, revision);
     bucket::store(rows, bucket, &row);
-    Ok(Applied { revision, replaced: true })
+    Ok(Applied { revision, replaced: true, version: deletion.version, marker })
 }
 
-/// The key's version.
-pub(crate) fn get(rows: &impl Read, bucket: BucketId, key: &str) -> Result<Option<Record>, Error> {
-    bucket::readable(rows, bucket)?;
-    current(rows, bucket, key)
+/// The key's current version, or the one that is named.
+pub(crate) fn get(rows: &impl Read, bucket: BucketId, key: &str, version: Option<VersionId>) -> Result<Found, Error> {
+    let row = bucket::readable(rows, bucket)?;
+    let version = match version {
+        None => versions::current(rows, bucket, key)?,
+        Some(id) => versions::named(rows, bucket, key, id)?,
+    };
+    Ok(Found { version, versioned: row.versioning != Versioning::Unversioned })
 }
 
-/// The newest version of a key.
-pub(crate) fn current(rows: &impl Read, bucket: BucketId, key: &str) -> Result<Option<Record>, Error> {
-    let versions = keys::versions(bucket, key);
-    rows.first_in(&versions.start, &versions.end).map(|(row, value)| decode(&row, &value)).transpose()
+/// Whether a write makes a null version.
+pub(crate) fn is_null(row: &BucketRow) -> bool {
+    row.versioning != Versioning::Enabled
 }
 
-/// Put `record`, whose revision is its own, in the place of `current`.
-pub(crate) fn replace(rows: &mut RowsMut<'_>, bucket: BucketId, key: &str, mut row: BucketRow, current: Option<Record>, record: Record) {
-    if let Some(old) = current {
-        discard(rows, bucket, key, &mut row, old, record.revision);
+/// The id that clients are told of a version that was made: none where versioning was never set.
+pub(crate) fn shown(row: &BucketRow, version: &Version) -> Option<VersionId> {
+    (row.versioning != Versioning::Unversioned).then(|| version.id())
+}
+
+/// What conditions are judged on: a marker is no object.
+pub(crate) fn object(version: &Version) -> Option<&Record> {
+    match version {
+        Version::Object(record) => Some(record),
+        Version::Marker(_) => None,
     }
-    row.objects += 1;
-    row.bytes = row.bytes.saturating_add(record.bytes);
-    write(rows, &keys::object(bucket, key, record.revision), &record);
-    bucket::store(rows, bucket, &row);
 }
 
 /// Whether the conditions hold for the current version.
@@ -113,17 +135,4 @@ pub(crate) fn check_body(body: &Body, bytes: u64) -> Result<(), Error> {
         return Err(malformed("larger than 5 GiB"));
     }
     Ok(())
-}
-
-fn discard(rows: &mut RowsMut<'_>, bucket: BucketId, key: &str, row: &mut BucketRow, old: Record, revision: Revision) {
-    rows.remove(&keys::object(bucket, key, old.revision));
-    row.objects = row.objects.saturating_sub(1);
-    row.bytes = row.bytes.saturating_sub(old.bytes);
-    let condemned = match old.body {
-        Body::Inline(_) => return,
-        Body::Blobs(blobs) if blobs.is_empty() => return,
-        Body::Blobs(blobs) => Condemned::Blobs(blobs),
-        Body::Parts { upload, .. } => Condemned::Upload(upload),
-    };
-    garbage::queue(rows, revision, garbage::REPLACED, Home::of(bucket, key), condemned);
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::commands::{Command, Query, Reply};
 use crate::rows::Read;
 use crate::upload::Completion;
-use crate::{Error, Upload, blob, bucket, garbage, listing, object, upload};
+use crate::{Deletion, Error, Upload, blob, bucket, garbage, listing, object, upload, versions};
 
 /// One partition. Its whole state is in its rows.
 #[derive(Default)]
@@ -40,8 +40,8 @@ impl StateMachine for Partition {
                 let result = object::put(rows, bucket, &key, record, &conditions);
                 applied(rows, result)
             }
-            Command::Delete { bucket, key, conditions } => {
-                let result = object::delete(rows, bucket, &key, &conditions);
+            Command::Delete { bucket, key, version, conditions, modified_ms } => {
+                let result = object::delete(rows, bucket, &key, &Deletion { version, conditions, modified_ms });
                 applied(rows, result)
             }
             Command::CreateUpload { bucket, key, upload, headers, checksum, created_ms } => {
@@ -69,6 +69,10 @@ impl StateMachine for Partition {
                 let result = garbage::collect(rows, entry, through);
                 applied(rows, result)
             }
+            Command::SetVersioning { bucket, attempt, versioning } => {
+                let result = bucket::set_versioning(rows, bucket, attempt, versioning);
+                applied(rows, result)
+            }
         }
     }
 
@@ -77,7 +81,7 @@ impl StateMachine for Partition {
             return answered::<()>(rows, Err(bucket::malformed("the query does not decode")));
         };
         match query {
-            Query::Get { bucket, key } => answered(rows, object::get(rows, bucket, &key)),
+            Query::Get { bucket, key, version } => answered(rows, object::get(rows, bucket, &key, version)),
             Query::CompletedParts { upload, first_number, max } => answered(rows, upload::completed_parts(rows, upload, first_number, max)),
             Query::List { bucket, query } => answered(rows, listing::objects(rows, bucket, &query)),
             Query::Upload { bucket, key, upload } => answered(rows, upload::get(rows, bucket, &key, upload)),
@@ -88,6 +92,11 @@ impl StateMachine for Partition {
             Query::Named { asked } => answered(rows, blob::named(rows, &asked)),
             Query::Garbage { after, max } => answered(rows, garbage::list(rows, after, max)),
             Query::Usage { bucket } => answered(rows, bucket::usage(rows, bucket)),
+            Query::ListVersions { bucket, query } => answered(rows, listing::versions(rows, bucket, &query)),
+            Query::Place { bucket, key, version } => {
+                let readable = bucket::readable(rows, bucket);
+                answered(rows, readable.and_then(|_| versions::place(rows, bucket, &key, version)))
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use consensus::{Rows, RowsMut};
-use protocol::{BlobRef, BucketId, Home, Record, Revision, UploadId, wire};
+use protocol::{BlobRef, BucketId, Home, Marker, Record, Revision, UploadId, Versioning, wire};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -17,14 +17,6 @@ pub enum BucketState {
     Closed,
     /// The incarnation is gone for good. The row stays, so that a delayed open cannot bring it back.
     Removed,
-}
-
-/// Versioning of a bucket. Only `Unversioned` can be reached so far; rows carry it from the start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Versioning {
-    Unversioned,
-    Enabled,
-    Suspended,
 }
 
 /// Which keys of a bucket lie in a partition: those with `key_hash % of == index`.
@@ -49,8 +41,9 @@ pub struct BucketRow {
     pub attempt: u64,
     pub share: Share,
     pub versioning: Versioning,
+    /// Versions that are no markers.
     pub objects: u64,
-    /// Bytes of all current versions.
+    /// Bytes of all of them.
     pub bytes: u64,
     /// Uploads under way.
     pub uploads: u64,
@@ -93,6 +86,8 @@ pub struct CompletedRow {
     pub bucket: BucketId,
     pub key: String,
     pub record: Record,
+    /// Whether clients are told its version id.
+    pub versioned: bool,
 }
 
 /// What an entry of the garbage queue gives up.
@@ -112,10 +107,20 @@ pub struct GarbageRow {
     pub condemned: Condemned,
 }
 
+/// A version without headers and body of its record, borrowed from its row. The variants are those of
+/// [`protocol::Version`], in order.
+#[derive(Deserialize)]
+pub(crate) enum VersionHead<'a> {
+    #[serde(borrow)]
+    Object(RecordHead<'a>),
+    Marker(Marker),
+}
+
 /// A record without its headers and its body, borrowed from its row. The fields are those of [`Record`], in order.
 #[derive(Deserialize)]
 pub(crate) struct RecordHead<'a> {
-    pub _revision: Revision,
+    pub revision: Revision,
+    pub null: bool,
     pub bytes: u64,
     pub etag: &'a str,
     #[serde(borrow)]

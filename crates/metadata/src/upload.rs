@@ -8,14 +8,14 @@ use consensus::RowsMut;
 use md5::{Digest, Md5};
 use protocol::limits::{OBJECT_BYTES_MAX, PART_BYTES_MIN, PART_NUMBER_MAX};
 use protocol::record::PartRef;
-use protocol::{Body, BucketId, Checksum, ChecksumKind, Home, Record, Revision, UploadId};
+use protocol::{Body, BucketId, Checksum, ChecksumKind, Home, Record, Revision, UploadId, Version, Versioning};
 use runtime::probe;
 
 use crate::bucket::{self, malformed};
 use crate::commands::Page;
 use crate::listing::REPLY_BYTES;
 use crate::rows::{CompletedRow, Condemned, PartHead, PartRow, Read, UploadRow, decode, decode_head, next_revision, write};
-use crate::{Error, NamedPart, Part, Preconditions, Upload, blob, blobs_of, garbage, keys, object};
+use crate::{Completed, Error, NamedPart, Part, Preconditions, Upload, blob, blobs_of, garbage, keys, object, versions};
 
 /// Results of completed uploads that a partition keeps; the oldest, by revision, goes first.
 pub(crate) const RESULTS_KEPT: u32 = 1000;
@@ -81,7 +81,7 @@ pub(crate) fn complete(
     key: &str,
     upload: UploadId,
     completion: Completion,
-) -> Result<Record, Error> {
+) -> Result<Completed, Error> {
     let mut row = bucket::writable(rows, bucket, key)?;
     check_order(&completion.parts)?;
     let begun = match find(rows, bucket, key, upload) {
@@ -94,12 +94,13 @@ pub(crate) fn complete(
     if bytes > OBJECT_BYTES_MAX {
         return Err(malformed("larger than 5 TiB"));
     }
-    let current = object::current(rows, bucket, key)?;
-    object::judge(&completion.conditions, current.as_ref())?;
+    let newest = versions::newest(rows, bucket, key)?;
+    object::judge(&completion.conditions, newest.as_ref().and_then(object::object))?;
 
     let revision = next_revision(rows)?;
     let record = Record {
         revision,
+        null: object::is_null(&row),
         bytes,
         etag: composite_etag(&completion.parts)?,
         checksum: completion.checksum,
@@ -109,14 +110,16 @@ pub(crate) fn complete(
     };
     rows.remove(&keys::upload(bucket, key, upload));
     row.uploads = row.uploads.saturating_sub(1);
-    object::replace(rows, bucket, key, row, current, record.clone());
+    versions::add(rows, bucket, key, &mut row, newest, &Version::Object(record.clone()))?;
+    bucket::store(rows, bucket, &row);
     if !unnamed.is_empty() {
         probe!("completed-without-some-parts");
         write(rows, &keys::unnamed(upload), &unnamed);
         garbage::queue(rows, revision, garbage::UNNAMED, Home::of(bucket, key), Condemned::Unnamed(upload));
     }
-    keep_result(rows, revision, upload, &CompletedRow { bucket, key: key.to_string(), record: record.clone() })?;
-    Ok(record)
+    let versioned = row.versioning != Versioning::Unversioned;
+    keep_result(rows, revision, upload, &CompletedRow { bucket, key: key.to_string(), record: record.clone(), versioned })?;
+    Ok(Completed { record, versioned })
 }
 
 /// Give an upload up.
@@ -152,7 +155,7 @@ pub(crate) fn list_parts(
     let begun = get(rows, bucket, key, upload)?;
     let page = match after.checked_add(1) {
         Some(first) => page(rows, upload, first, max, &[])?,
-        None => Page { entries: Vec::new(), truncated: false },
+        None => Page { entries: Vec::new(), truncated: false, passed: None },
     };
     Ok((begun, page))
 }
@@ -164,7 +167,7 @@ pub(crate) fn completed_parts(rows: &impl Read, upload: UploadId, first: u16, ma
 }
 
 fn page(rows: &impl Read, upload: UploadId, first: u16, max: u32, without: &[u16]) -> Result<Page<Part>, Error> {
-    let mut page = Page { entries: Vec::new(), truncated: false };
+    let mut page = Page { entries: Vec::new(), truncated: false, passed: None };
     let mut bytes = 0;
     let mut failed = None;
     let range = keys::parts(upload, first);
@@ -271,7 +274,7 @@ fn agrees(named: &NamedPart, head: &PartHead<'_>) -> bool {
 }
 
 /// The answer to a Complete whose upload is not under way: that of the first one, if it named the same parts.
-fn repeated(rows: &impl Read, bucket: BucketId, key: &str, upload: UploadId, named: &[NamedPart]) -> Result<Record, Error> {
+fn repeated(rows: &impl Read, bucket: BucketId, key: &str, upload: UploadId, named: &[NamedPart]) -> Result<Completed, Error> {
     let Some(row) = rows.row::<CompletedRow>(&keys::completed(upload))? else { return Err(Error::NoSuchUpload) };
     let same_parts = match &row.record.body {
         Body::Parts { parts, .. } => parts.iter().map(|part| part.number).eq(named.iter().map(|part| part.number)),
@@ -281,7 +284,7 @@ fn repeated(rows: &impl Read, bucket: BucketId, key: &str, upload: UploadId, nam
         return Err(Error::NoSuchUpload);
     }
     probe!("complete-repeated");
-    Ok(row.record)
+    Ok(Completed { record: row.record, versioned: row.versioned })
 }
 
 /// Keep a result, and drop the oldest beyond [`RESULTS_KEPT`]: by revision, as clocks do not order anything here.

@@ -5,7 +5,7 @@
 use consensus::{Bootstrap, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
 use futures::FutureExt;
 use futures::future::join_all;
-use metadata::{BucketRef, Client, Error, Etags, ListQuery, Listed, NamedPart, Part, Partition, Preconditions, UploadQuery};
+use metadata::{BucketRef, Client, Deletion, Error, Etags, ListQuery, Listed, NamedPart, Part, Partition, Preconditions, UploadQuery};
 use protocol::record::{Headers, run};
 use protocol::{
     BlobId, BlobRef, Body, BucketId, ClusterId, DriveId, GroupId, Home, NodeId, Record, ReplicaId, Revision, VolumeId, WriterId,
@@ -55,7 +55,16 @@ fn record(etag: &str, body: Body) -> Record {
         Body::Blobs(blobs) => blobs.iter().map(|blob| u64::from(blob.bytes)).sum(),
         Body::Parts { .. } => unreachable!("not in this test"),
     };
-    Record { revision: Revision(0), bytes, etag: etag.into(), checksum: None, headers: Headers::default(), modified_ms: 5, body }
+    Record {
+        revision: Revision(0),
+        null: false,
+        bytes,
+        etag: etag.into(),
+        checksum: None,
+        headers: Headers::default(),
+        modified_ms: 5,
+        body,
+    }
 }
 
 fn inline() -> Body {
@@ -79,8 +88,8 @@ fn a_bucket_lives_and_dies_over_three_partitions() {
         let keys: Vec<String> = (0..120).map(|number| format!("{}/{number:03}", number % 4)).collect();
         let puts = keys.iter().map(|key| client.put(bucket, key, record("e", inline()), none(), soon()));
         assert!(join_all(puts).await.into_iter().all(|put| put.is_ok_and(|applied| !applied.replaced)));
-        let (found, seen) = client.get_seen(bucket, &keys[0], soon()).await.unwrap();
-        assert!(found.is_some_and(|record| record.revision <= seen));
+        let (found, seen) = client.get_seen(bucket, &keys[0], None, soon()).await.unwrap();
+        assert!(found.version.is_some_and(|version| version.is_null() && version.revision() <= seen) && !found.versioned);
 
         let mut sorted = keys.clone();
         sorted.sort();
@@ -121,9 +130,10 @@ fn a_bucket_lives_and_dies_over_three_partitions() {
         assert_eq!(client.get(bucket, "abandoned", soon()).await.unwrap().unwrap().etag, "last", "a late one is never applied after it");
 
         assert!(!client.close_bucket(bucket, 2, soon()).await.unwrap());
-        assert_eq!(client.delete(bucket, "race", none(), soon()).await, Err(Error::Closed));
+        assert_eq!(client.delete(bucket, "race", Deletion::default(), soon()).await, Err(Error::Closed));
         client.open_bucket(bucket, 2, soon()).await.unwrap();
-        let deletes = keys.iter().map(String::as_str).chain(["race", "abandoned"]).map(|key| client.delete(bucket, key, none(), soon()));
+        let deletes =
+            keys.iter().map(String::as_str).chain(["race", "abandoned"]).map(|key| client.delete(bucket, key, Deletion::default(), soon()));
         assert!(join_all(deletes).await.into_iter().all(|delete| delete.is_ok_and(|applied| applied.replaced)));
         assert!(client.close_bucket(bucket, 3, soon()).await.unwrap());
         client.remove_bucket(bucket, 3, soon()).await.unwrap();
@@ -162,7 +172,7 @@ fn an_upload_is_completed_settled_deleted_and_collected() {
         let complete = || client.complete_upload(bucket, "k", upload, named(), Preconditions::default(), None, 3, soon());
         let record = complete().await.unwrap();
         assert_eq!(complete().await.unwrap(), record);
-        assert_eq!(client.get(bucket, "k", soon()).await.unwrap(), Some(record));
+        assert_eq!(client.get(bucket, "k", soon()).await.unwrap(), Some(record.record));
         assert_eq!(client.completed_parts(bucket, "k", upload, 1, 10, soon()).await.unwrap(), [part(5)]);
 
         let home = Home::of(bucket.id, "k");
@@ -174,7 +184,7 @@ fn an_upload_is_completed_settled_deleted_and_collected() {
         let late = client.put(bucket, "k", record_of(6), Preconditions::default(), soon()).await;
         assert_eq!(late, Err(Error::Settled));
 
-        client.delete(bucket, "k", Preconditions::default(), soon()).await.unwrap();
+        client.delete(bucket, "k", Deletion::default(), soon()).await.unwrap();
         let mut collected = Vec::new();
         for step in client.garbage(group, None, 10, soon()).await.unwrap() {
             collected.extend(step.blobs.iter().map(|blob| blob.blob.counter));

@@ -12,7 +12,7 @@ use crate::leader::{Ask, HEARTBEAT, Road, Told, error_of};
 use crate::service::{decoded, unexpected};
 use crate::{Bucket, BucketState, Error, Health, Heartbeat};
 use bytes::Bytes;
-use protocol::{ClusterMap, DriveId, Epoch, NodeId, ROOT, SlotIndex, Volume, VolumeId, VolumeState, WriterId, limits, wire};
+use protocol::{ClusterMap, DriveId, Epoch, NodeId, ROOT, SlotIndex, Versioning, Volume, VolumeId, VolumeState, WriterId, limits, wire};
 use runtime::rpc::{Class, Rpc};
 use runtime::sync::{Receiver, Sender, channel};
 use runtime::task::Task;
@@ -173,6 +173,19 @@ impl Client {
     /// was reopened everywhere: make it live again.
     pub async fn finish_delete_bucket(&self, name: &str, attempt: u64, removed: bool, deadline: Instant) -> Result<(), Error> {
         self.done(name, Command::FinishDeleteBucket { name: name.to_string(), attempt, removed }, deadline).await
+    }
+
+    /// Begin to set the versioning of a live bucket under a new attempt; `None`: go on with the setting that is under way.
+    /// If there is none, the bucket is returned as it is, with nothing to set.
+    pub async fn begin_set_versioning(&self, name: &str, versioning: Option<Versioning>, deadline: Instant) -> Result<Bucket, Error> {
+        let begun = self.bucket_command(Command::BeginSetVersioning { name: name.to_string(), versioning }, deadline).await;
+        self.forget_bucket(name);
+        begun
+    }
+
+    /// Every partition has the setting under `attempt`: it is the bucket's.
+    pub async fn finish_set_versioning(&self, name: &str, attempt: u64, deadline: Instant) -> Result<(), Error> {
+        self.done(name, Command::FinishSetVersioning { name: name.to_string(), attempt }, deadline).await
     }
 
     /// The bucket, possibly cached (partitions refuse incarnations that they do not hold open); absence and

@@ -4,7 +4,7 @@
 //! must still mean the same.
 
 use crate::{Bootstrap, Bucket, Error};
-use protocol::{Epoch, Scheme, SlotPlace, Volume, VolumeId, WriterId};
+use protocol::{Epoch, Scheme, SlotPlace, Versioning, Volume, VolumeId, WriterId};
 use serde::{Deserialize, Serialize};
 
 /// What changes the root group's state.
@@ -28,6 +28,11 @@ pub enum Command {
     VolumeBuilt { volume: VolumeId },
     /// Building or Open to Sealed under `epoch + 1`, if the volume is still at `epoch`.
     SealVolume { volume: VolumeId, epoch: Epoch },
+    /// Begin to set the versioning of a live bucket, under a new attempt. `None`: go on with the setting that is under
+    /// way, if there is one.
+    BeginSetVersioning { name: String, versioning: Option<Versioning> },
+    /// Every partition has it, for the current attempt only.
+    FinishSetVersioning { name: String, attempt: u64 },
 }
 
 /// What is asked without changing anything.

@@ -20,7 +20,7 @@ pub use replicas::place_replicas;
 pub use root::Root;
 pub use service::Service;
 
-use protocol::{BucketId, ClusterMap, DriveId, GroupId, NodeId, Scheme};
+use protocol::{BucketId, ClusterMap, DriveId, GroupId, NodeId, Scheme, Versioning};
 use serde::{Deserialize, Serialize};
 
 /// What the cluster is at its first start; every root voter derives the same from the configuration.
@@ -53,10 +53,15 @@ pub struct Bucket {
     pub owner: String,
     pub created_ms: u64,
     pub state: BucketState,
-    /// Rises with every creation, deletion or reopening; commands under a smaller one change nothing.
+    /// Rises with every creation, deletion, reopening or setting of versioning; commands under a smaller one change
+    /// nothing.
     pub attempt: u64,
     /// Where its keys are.
     pub partitions: Vec<GroupId>,
+    /// As it was last set in every partition. Partitions judge by their own rows, never by this.
+    pub versioning: Versioning,
+    /// What it is being set to: some partitions may have it already. Whoever meets it goes on with it or with another.
+    pub setting: Option<Versioning>,
 }
 
 /// Why the root group did not do what was asked.

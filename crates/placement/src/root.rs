@@ -94,6 +94,8 @@ fn apply_command(rows: &mut RowsMut<'_>, counters: &mut Counters, command: Comma
         Command::CreateVolume { scheme, slots, at_risk } => volumes::create(rows, counters, scheme, slots, at_risk),
         Command::VolumeBuilt { volume } => volumes::built(rows, volume),
         Command::SealVolume { volume, epoch } => volumes::seal(rows, counters, volume, epoch),
+        Command::BeginSetVersioning { name, versioning } => buckets::begin_set_versioning(rows, counters, &name, versioning),
+        Command::FinishSetVersioning { name, attempt } => buckets::finish_set_versioning(rows, &name, attempt),
     }
 }
 

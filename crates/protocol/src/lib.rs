@@ -10,4 +10,4 @@ pub mod wire;
 pub use cluster::{ClusterMap, Drive, DriveState, Node, Zone};
 pub use ids::*;
 pub use layout::{Scheme, SlotPlace, Volume, VolumeState};
-pub use record::{BlobRef, Body, Checksum, ChecksumKind, Record};
+pub use record::{BlobRef, Body, Checksum, ChecksumKind, Marker, Record, Version, VersionId, Versioning};

@@ -66,11 +66,83 @@ pub struct Headers {
     pub user: Vec<(String, String)>,
 }
 
+/// Versioning of a bucket.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub enum Versioning {
+    /// Never set. Writes replace the one version that a key has, its null version.
+    #[default]
+    Unversioned,
+    /// Writes add versions.
+    Enabled,
+    /// Writes replace the null version of their key, and no other one.
+    Suspended,
+}
+
+/// A version of a key as requests name it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum VersionId {
+    /// The one that was written while versioning was not enabled.
+    Null,
+    /// One that was written while it was.
+    Numbered(Revision),
+}
+
+/// A delete marker: the version that hides those before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Marker {
+    /// Place in the order of versions.
+    pub revision: Revision,
+    /// It is its key's null version.
+    pub null: bool,
+    /// Milliseconds since 1970 by the gateway's clock; shown to clients, judged by nobody.
+    pub modified_ms: u64,
+}
+
+/// One version of a key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Version {
+    Object(Record),
+    Marker(Marker),
+}
+
+impl Version {
+    /// Place in the order of versions.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Version::Object(record) => record.revision,
+            Version::Marker(marker) => marker.revision,
+        }
+    }
+
+    /// Whether it is its key's null version.
+    pub fn is_null(&self) -> bool {
+        match self {
+            Version::Object(record) => record.null,
+            Version::Marker(marker) => marker.null,
+        }
+    }
+
+    /// How requests name it.
+    pub fn id(&self) -> VersionId {
+        if self.is_null() { VersionId::Null } else { VersionId::Numbered(self.revision()) }
+    }
+
+    /// The object, unless it is a marker.
+    pub fn record(self) -> Option<Record> {
+        match self {
+            Version::Object(record) => Some(record),
+            Version::Marker(_) => None,
+        }
+    }
+}
+
 /// Metadata of one object version.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// Place in the order of versions; set by the partition when it applies the write.
     pub revision: Revision,
+    /// It is its key's null version; set by the partition, too.
+    pub null: bool,
     /// Bytes of the object.
     pub bytes: u64,
     /// ETag without quotes: MD5 in hex, or MD5 of MD5s with `-N`.

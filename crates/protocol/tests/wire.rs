@@ -10,6 +10,7 @@ fn record() -> Record {
     let blob = BlobId { writer: WriterId(7), counter: 300 };
     Record {
         revision: Revision(1),
+        null: true,
         bytes: 5,
         etag: "ab".to_string(),
         checksum: Some(Checksum { kind: ChecksumKind::Crc32C, value: vec![1, 2, 3, 4], composite: false }),
@@ -23,7 +24,7 @@ fn record() -> Record {
 fn a_record_looks_like_this() {
     let expected = [
         1, // format version
-        1, 5, 2, b'a', b'b', // revision, bytes, etag
+        1, 1, 5, 2, b'a', b'b', // revision, null, bytes, etag
         1, 1, 4, 1, 2, 3, 4, 0, // checksum: there, CRC32C, value, not composite
         1, 1, b'x', 0, 0, 0, 0, 0, 1, 1, b'k', 1, b'v', // headers
         0xe8, 0x07, // modified_ms

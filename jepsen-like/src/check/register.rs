@@ -6,12 +6,14 @@
 //! - Completes of one upload that name the same parts are one write, as a repeated one does nothing.
 //! - A page of a listing reads every key of its range: those that it shows, and those that it does not.
 //! - An acknowledged DeleteBucket reads every key of the bucket as absent; so does a refusal with NoSuchBucket its own.
+//! - Buckets whose versioning somebody sets are left out: a key is no register there, and its own model judges it.
 //! - What was certainly not done, and reads without a result, say nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
 use super::listing::{Cover, Range};
+use super::model::version::versioned;
 use crate::history::{Action, History, Operation, Outcome, Refusal, Seen, Source, Value};
 
 /// What a write asks of the version that it replaces.
@@ -159,7 +161,8 @@ fn direct(history: &History) -> Registers<'_> {
     // Completes of one upload with the same parts, by the place of their common step.
     let mut completes: BTreeMap<(&str, &str, &str, Value), usize> = BTreeMap::new();
     let mut deleted: Vec<&Operation> = Vec::new();
-    for operation in &history.operations {
+    let versioned = versioned(history);
+    for operation in history.operations.iter().filter(|operation| !versioned.contains(operation.bucket.as_str())) {
         let (bucket, key) = (operation.bucket.as_str(), operation.key.as_str());
         if operation.action == Action::DeleteBucket && operation.outcome == Outcome::Done {
             deleted.push(operation);
@@ -282,7 +285,7 @@ pub(super) fn told(effect: &Effect) -> Option<Value> {
 pub(super) fn plainly_wrong(history: &History, registers: &Registers<'_>) -> Vec<Violation> {
     let mut violations = Vec::new();
     for operation in &history.operations {
-        if let Outcome::Read(Seen::Wrong(reason)) = &operation.outcome {
+        if let Outcome::Read(Seen::Wrong(reason)) | Outcome::Found { seen: Seen::Wrong(reason), .. } = &operation.outcome {
             let (key, begun, reason) = (operation.key.clone(), operation.begun, reason.clone());
             violations.push(Violation::WrongBytes { key, begun, reason });
         }

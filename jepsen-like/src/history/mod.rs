@@ -8,6 +8,7 @@
 //! {"client":1,"bucket":"b","key":"k08","action":{"copy":{"bucket":"b","key":"k07"}},"begun":48,"begun_us":1204200,"ended":49,"ended_us":1206000,"outcome":{"copied":{"id":7,"bytes":900}},"revision":121}
 //! {"client":1,"bucket":"b","key":"","action":{"list":{"listing":3,"kind":"v2","prefix":"k","delimiter":"","after":{"token":"AWswNw"},"keys_max":7}},"begun":50,"begun_us":1206100,"ended":51,"ended_us":1207000,"outcome":{"listed":{"keys":[{"key":"k08","value":{"id":7,"bytes":900}}],"prefixes":[],"truncated":false,"next":null}},"revision":null}
 //! {"client":3,"bucket":"b","key":"k09","action":{"complete":{"upload":"5a","parts":[{"number":1,"value":{"id":8,"bytes":5242880}}]}},"begun":52,"begun_us":1207100,"ended":null,"ended_us":null,"outcome":{"unknown":"never ended"},"revision":null}
+//! {"client":2,"bucket":"v","key":"k","action":{"delete_version":"1f"},"begun":52,"begun_us":1207150,"ended":53,"ended_us":1207160,"outcome":{"made":"1f"},"revision":130}
 //! {"client":3,"bucket":"c","key":"","action":"create_bucket","begun":53,"begun_us":1207200,"ended":54,"ended_us":1208000,"outcome":{"refused":"bucket_exists"},"revision":null}
 //! ```
 //!
@@ -67,6 +68,44 @@ pub enum Action {
     CreateBucket,
     /// [`Outcome::Done`], [`Refusal::BucketNotEmpty`].
     DeleteBucket,
+    /// PutBucketVersioning, Enabled or Suspended: [`Outcome::Done`]. In buckets of which somebody asks it, writes and
+    /// deletions end with [`Outcome::Made`], reads with [`Outcome::Found`].
+    SetVersioning(bool),
+    /// [`Outcome::Versioning`].
+    GetVersioning,
+    /// GET of the version of this id: [`Outcome::Found`], of [`Seen::Absent`] if it is not there or a marker.
+    GetVersion(String),
+    /// DELETE of the version of this id: [`Outcome::Made`].
+    DeleteVersion(String),
+    /// One page of ListObjectVersions: [`Outcome::Versions`].
+    ListVersions(VersionList),
+}
+
+/// One page of versions that is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VersionList {
+    pub prefix: String,
+    /// The last line of the page that it goes on behind; `None`: from the first key.
+    pub behind: Option<ListedVersion>,
+    pub keys_max: u32,
+}
+
+/// A version or marker as a listing shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListedVersion {
+    pub key: String,
+    pub id: String,
+    pub latest: bool,
+    /// The value that ETag and length name; `None`: a delete marker.
+    pub value: Option<Value>,
+}
+
+/// A page of versions that was shown.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VersionPage {
+    /// Versions and markers of each key newest first, keys in their order.
+    pub versions: Vec<ListedVersion>,
+    pub truncated: bool,
 }
 
 /// What a copy reads.
@@ -193,6 +232,16 @@ pub enum Outcome {
     Parts(PartPage),
     /// In the order of the reply.
     Uploads(Vec<ListedUpload>),
+    /// A write or deletion was acknowledged, and this version id told with it.
+    Made(Option<String>),
+    /// What was read, and the version id told with it.
+    Found {
+        seen: Seen,
+        version: Option<String>,
+    },
+    Versions(VersionPage),
+    /// Whether versioning is enabled; `None`: it was never set.
+    Versioning(Option<bool>),
     /// The condition did not hold.
     PreconditionFailed,
     /// Certainly without effect, and the state was so that it had to be refused.
@@ -286,15 +335,16 @@ impl Operation {
                 | Action::PutIfAbsent(_)
                 | Action::PutIfMatches { .. }
                 | Action::Delete
+                | Action::DeleteVersion(_)
                 | Action::Copy(_)
                 | Action::Complete { .. }
         );
-        changes && matches!(self.outcome, Outcome::Done | Outcome::Copied(_) | Outcome::Unknown(_))
+        changes && matches!(self.outcome, Outcome::Done | Outcome::Made(_) | Outcome::Copied(_) | Outcome::Unknown(_))
     }
 
     /// Whether a change was acknowledged.
     pub fn is_acknowledged(&self) -> bool {
-        matches!(self.outcome, Outcome::Done | Outcome::Copied(_) | Outcome::Begun(_))
+        matches!(self.outcome, Outcome::Done | Outcome::Made(_) | Outcome::Copied(_) | Outcome::Begun(_))
     }
 }
 
@@ -340,6 +390,12 @@ impl History {
                 Outcome::Listed(_) => "page listed".to_owned(),
                 Outcome::Parts(_) => "parts listed".to_owned(),
                 Outcome::Uploads(_) => "uploads listed".to_owned(),
+                Outcome::Made(_) => "version made".to_owned(),
+                Outcome::Found { seen: Seen::Value(_), .. } => "version read".to_owned(),
+                Outcome::Found { seen: Seen::Absent, .. } => "no version".to_owned(),
+                Outcome::Found { seen: Seen::Wrong(_), .. } => "version read WRONG".to_owned(),
+                Outcome::Versions(_) => "page of versions listed".to_owned(),
+                Outcome::Versioning(_) => "versioning read".to_owned(),
                 Outcome::Refused(refusal) => format!("refused: {}", refusal.name()),
                 Outcome::PreconditionFailed => "precondition failed".to_owned(),
                 Outcome::NotDone(reason) => format!("not done: {reason}"),
@@ -389,7 +445,7 @@ mod tests {
     fn documented_lines_parse() {
         let text = include_str!("mod.rs");
         let lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("//! {")).collect();
-        assert_eq!(lines.len(), 6);
+        assert_eq!(lines.len(), 7);
         for line in lines {
             let line = format!("{{{line}\n");
             assert_eq!(History::from_lines(&line).unwrap().to_lines(), line);

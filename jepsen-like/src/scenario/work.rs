@@ -45,6 +45,8 @@ pub enum WorkloadKind {
     Rude,
     /// More clients at once than the cluster can serve.
     Overload,
+    /// Writes, deletions and readings of versions, by name too, while versioning is enabled and suspended.
+    Versions,
 }
 
 impl WorkloadKind {
@@ -58,6 +60,7 @@ impl WorkloadKind {
             WorkloadKind::Buckets => "buckets",
             WorkloadKind::Rude => "rude",
             WorkloadKind::Overload => "overload",
+            WorkloadKind::Versions => "versions",
         }
     }
 }

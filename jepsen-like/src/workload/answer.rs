@@ -12,10 +12,18 @@ const REVISION_HEADER: &str = "x-keepstone-revision";
 /// What outcomes begin with of requests that were never sent: the gateway accepts no connection.
 pub(super) const UNSENT: &str = "not sent: ";
 
+/// What a reply tells of the version that it made or read.
+const VERSION_HEADER: &str = "x-amz-version-id";
+
 /// A whole reply, or why there is none, and the revision that it named.
 pub(super) struct Answer {
     pub result: Result<(HeaderMap, Bytes), Error>,
     pub revision: Option<u64>,
+}
+
+/// The version id that a reply tells.
+pub(super) fn version(headers: &HeaderMap) -> Option<String> {
+    headers.get(VERSION_HEADER).map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned())
 }
 
 /// Send `request` and read its whole reply.

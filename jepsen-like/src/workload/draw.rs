@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::draws::Draws;
-use super::step::{Naming, Place, PlannedAction, PlannedList, Rudeness, Step, UploadName, WIDE_FROM, key_name};
+use super::step::{Naming, Place, PlannedAction, PlannedList, Rudeness, Step, UploadName, VersionAction, WIDE_FROM, key_name};
 use crate::scenario::{Scenario, Workload, WorkloadKind};
 
 /// Buckets that a workload of buckets creates and deletes.
@@ -91,6 +91,7 @@ impl<'a> Drawing<'a> {
             WorkloadKind::Buckets => self.buckets(),
             WorkloadKind::Rude => self.rude(),
             WorkloadKind::Overload => self.overload(),
+            WorkloadKind::Versions => PlannedAction::Version(self.version()),
         }
     }
 
@@ -315,6 +316,31 @@ impl<'a> Drawing<'a> {
         }
     }
 
+    /// The first client alone sets: what it asks for last is what the others write under.
+    fn version(&mut self) -> VersionAction {
+        if self.client == 0 && (self.number == 1 || self.draws.once_in(8)) {
+            return VersionAction::Set(self.number == 1 || self.draws.below(5) < 3);
+        }
+        let (at, bytes) = (self.place(), self.telling_bytes());
+        let pick = [0, 0, 1, 2, 5][self.draws.one_of(5)];
+        let plain = |action| VersionAction::Plain(Box::new(action));
+        match self.draws.below(28) {
+            0..=6 => plain(PlannedAction::Put { at, bytes }),
+            7 => plain(PlannedAction::PutIfAbsent { at, bytes }),
+            8 => plain(PlannedAction::PutIfMatches { at, bytes }),
+            9..=11 => plain(PlannedAction::Delete(at)),
+            12..=13 => plain(PlannedAction::Get(at)),
+            14 => plain(PlannedAction::Head(at)),
+            15..=18 => VersionAction::Get(at, pick),
+            19..=23 => VersionAction::Delete(at, pick),
+            24 => VersionAction::Setting,
+            _ => {
+                let prefix = if self.draws.once_in(2) { String::new() } else { key_name(self.key()) };
+                VersionAction::List { prefix, keys_max: [2, 3, 5, 8, 1000][self.draws.one_of(5)] }
+            }
+        }
+    }
+
     fn rude(&mut self) -> PlannedAction {
         let at = self.place();
         match self.draws.below(10) {
@@ -334,7 +360,7 @@ impl<'a> Drawing<'a> {
 mod tests {
     use super::*;
 
-    const KINDS: [&str; 7] = ["put-get-delete", "list", "multipart", "copy", "buckets", "rude", "overload"];
+    const KINDS: [&str; 8] = ["put-get-delete", "list", "multipart", "copy", "buckets", "rude", "overload", "versions"];
 
     fn scenario(kind: &str) -> Scenario {
         let text = include_str!("../../../chaos-scenarios/smoke.toml").replace("put-get-delete", kind);
@@ -413,6 +439,9 @@ mod tests {
         }
         for what in ["create_bucket", "delete_bucket", "\"k\":[2,"] {
             holds(&drawn("buckets", 0..1), what);
+        }
+        for what in ["{\"set\":true}", "{\"set\":false}", "\"setting\"", "{\"delete\":[", "{\"get\":[", "{\"list\":{", "put_if_absent"] {
+            holds(&drawn("versions", 0..1), what);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What stands when all faults are healed: every key of the history is read, and every bucket listed.
+//! What stands when all faults are healed: every key of the history is read, every bucket listed, and where versioning was
+//! set every version listed and read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use runtime::time::{self, Instant};
 
 use super::listing;
 use super::objects;
+use super::versions;
 use super::worker::Work;
 use crate::check::Final;
 use crate::history::{Action, After, List, ListKind, Outcome, Refusal, Seen};
@@ -32,7 +34,11 @@ impl Work {
     pub async fn read_all(&self, patience: Duration) -> BTreeMap<String, Standing> {
         let deadline = time::now() + patience;
         let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut versioned = BTreeSet::new();
         for operation in self.recorder.history().operations {
+            if matches!(operation.action, Action::SetVersioning(_)) {
+                versioned.insert(operation.bucket.clone());
+            }
             let keys = used.entry(operation.bucket).or_default();
             if !operation.key.is_empty() {
                 keys.insert(operation.key);
@@ -45,7 +51,12 @@ impl Work {
                 let found = self.read_one(&bucket, &key, attempt, deadline).await;
                 finals.insert(key, found);
             }
-            let listed = self.list_one(&bucket, number, deadline).await;
+            let mut listed = self.list_one(&bucket, number, deadline).await;
+            if versioned.contains(&bucket)
+                && let Err(reason) = self.read_versions(&bucket, deadline).await
+            {
+                listed = Err(reason);
+            }
             standing.insert(bucket, Standing { finals, listed });
         }
         standing
@@ -66,6 +77,38 @@ impl Work {
             attempt += 1;
             time::sleep(PAUSE).await;
         }
+    }
+
+    /// List all versions and read each by its id; what they must be the model of versions says.
+    async fn read_versions(&self, bucket: &str, deadline: Instant) -> Result<(), String> {
+        let mut attempt = 0;
+        let all = loop {
+            match versions::list(self, READER, self.client(attempt), bucket, "", PAGE_KEYS).await {
+                Ok(all) => break all,
+                Err(other) if time::now() >= deadline => return Err(format!("no listing of versions: {}", reason(other))),
+                Err(_) => {}
+            }
+            attempt += 1;
+            time::sleep(PAUSE).await;
+        };
+        for version in all.into_iter().filter(|version| version.value.is_some()) {
+            loop {
+                let action = Action::GetVersion(version.id.clone());
+                let begun = self.recorder.begin(READER, bucket, &version.key, action);
+                let reply = versions::get(self.client(attempt), &self.values, bucket, &version.key, Some(&version.id)).await;
+                self.recorder.end(begun, reply.clone());
+                match reply.outcome {
+                    Outcome::Found { .. } => break,
+                    other if time::now() >= deadline => {
+                        return Err(format!("version {} of {} cannot be read: {}", version.id, version.key, reason(other)));
+                    }
+                    _ => {}
+                }
+                attempt += 1;
+                time::sleep(PAUSE).await;
+            }
+        }
+        Ok(())
     }
 
     async fn list_one(&self, bucket: &str, number: usize, deadline: Instant) -> Result<Vec<String>, String> {

@@ -14,12 +14,13 @@ mod rude;
 mod step;
 mod uploads;
 mod values;
+mod versions;
 mod worker;
 
 pub use draw::draw;
 pub use draws::Draws;
 pub use ending::{READER, Standing};
-pub use step::{Naming, Place, PlannedAction, PlannedList, Rudeness, Step, UploadName, bucket_name, key_name};
+pub use step::{Naming, Place, PlannedAction, PlannedList, Rudeness, Step, UploadName, VersionAction, bucket_name, key_name};
 pub use worker::Work;
 
 use crate::scenario::{Scenario, WorkloadKind};

@@ -19,6 +19,18 @@ pub(super) struct Range {
 
 /// PUT, with the condition that `action` names; `known_etag` is that of the value that If-Match expects.
 pub(super) async fn put(client: &Client, values: &Values, bucket: &str, key: &str, action: &Action) -> Reply {
+    put_told(client, values, bucket, key, action, |_| Outcome::Done).await
+}
+
+/// [`put`]; `done` says what an acknowledgement tells.
+pub(super) async fn put_told(
+    client: &Client,
+    values: &Values,
+    bucket: &str,
+    key: &str,
+    action: &Action,
+    done: impl Fn(&HeaderMap) -> Outcome,
+) -> Reply {
     let (value, condition) = match *action {
         Action::Put(value) => (value, None),
         Action::PutIfAbsent(value) => (value, Some(Condition::Absent)),
@@ -39,7 +51,10 @@ pub(super) async fn put(client: &Client, values: &Values, bucket: &str, key: &st
     {
         return Reply { outcome: Outcome::PreconditionFailed, revision: answer.revision };
     }
-    answer.told(|headers, _| written(headers, &etag))
+    answer.told(|headers, _| match written(headers, &etag) {
+        Outcome::Done => done(headers),
+        wrong => wrong,
+    })
 }
 
 /// An acknowledged write must name the ETag of what was sent.
@@ -151,7 +166,7 @@ pub(super) async fn head_object(client: &Client, values: &Values, bucket: &str, 
 }
 
 /// The value that a reply's headers show, if they agree with one another.
-fn shown(headers: &HeaderMap, values: &Values) -> Result<Value, String> {
+pub(super) fn shown(headers: &HeaderMap, values: &Values) -> Result<Value, String> {
     let (etag, metadata) = (text(headers, "etag"), text(headers, VALUE_HEADER));
     // What an upload made, and a copy with other metadata, names no value.
     let named = match metadata.split_once(':').map(|(id, bytes)| (id.parse(), bytes.parse())) {

@@ -134,6 +134,9 @@ pub enum PlannedAction {
     CopyOntoItself(Place),
     CreateBucket(u32),
     DeleteBucket(u32),
+    /// In a workload of versions.
+    #[serde(rename = "v")]
+    Version(VersionAction),
     Rude {
         #[serde(rename = "m")]
         manner: Rudeness,
@@ -142,6 +145,29 @@ pub enum PlannedAction {
         #[serde(rename = "b")]
         bytes: u64,
     },
+}
+
+/// What a step of a workload of versions asks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionAction {
+    /// A PUT, DELETE, GET or HEAD whose reply tells a version id.
+    Plain(Box<PlannedAction>),
+    /// GET by id: one of the versions that this client knows of the key, counted from the latest; the null version if it
+    /// knows none.
+    Get(Place, u32),
+    /// DELETE by id, of what `Get` would read.
+    Delete(Place, u32),
+    /// All pages, one after another.
+    List {
+        #[serde(rename = "p")]
+        prefix: String,
+        #[serde(rename = "m")]
+        keys_max: u32,
+    },
+    /// Enable or suspend.
+    Set(bool),
+    Setting,
 }
 
 /// A key: number of the workload's bucket, number of the key.

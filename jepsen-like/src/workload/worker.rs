@@ -52,7 +52,7 @@ impl Work {
             .into_iter()
             .map(|((workload, _), steps)| {
                 let until = start + untils.get(workload as usize).copied().unwrap_or(Duration::MAX / 4);
-                let worker = Worker { work: self.clone(), known: BTreeMap::new(), shunned: BTreeMap::new() };
+                let worker = Worker { work: self.clone(), known: BTreeMap::new(), versions: BTreeMap::new(), shunned: BTreeMap::new() };
                 runtime::task::spawn(worker.work(steps, start, until))
             })
             .collect();
@@ -68,10 +68,12 @@ impl Work {
 }
 
 /// One client.
-struct Worker {
-    work: Arc<Work>,
+pub(super) struct Worker {
+    pub(super) work: Arc<Work>,
     /// What it last knew of a key, with the ETag that it has there.
-    known: BTreeMap<(u32, Place), (Value, String)>,
+    pub(super) known: BTreeMap<(u32, Place), (Value, String)>,
+    /// Version ids that it was told of a key, the latest last.
+    pub(super) versions: BTreeMap<(u32, Place), Vec<String>>,
     /// Gateways that accepted no connection, and until when they are left alone.
     shunned: BTreeMap<usize, Instant>,
 }
@@ -124,6 +126,7 @@ impl Worker {
             PlannedAction::CreateBucket(bucket) => self.bucket(step, client, *bucket, Action::CreateBucket).await,
             PlannedAction::DeleteBucket(bucket) => self.bucket(step, client, *bucket, Action::DeleteBucket).await,
             PlannedAction::Rude { manner, at, bytes } => self.rude(step, client, *manner, *at, step.value(*bytes)).await,
+            PlannedAction::Version(action) => self.version(step, client, action).await,
             PlannedAction::CreateUpload(at) => {
                 let (bucket, key) = names(step, *at);
                 let reply = self.record(step, *at, Action::CreateUpload, uploads::create(client, &bucket, &key)).await;
@@ -159,12 +162,19 @@ impl Worker {
     }
 
     /// Record `action` around what carries it out.
-    async fn record(&mut self, step: &Step, at: Place, action: Action, carried_out: impl Future<Output = Reply>) -> Reply {
+    pub(super) async fn record(&mut self, step: &Step, at: Place, action: Action, carried_out: impl Future<Output = Reply>) -> Reply {
         let (bucket, key) = names(step, at);
         self.record_in(step, &bucket, &key, action, carried_out).await
     }
 
-    async fn record_in(&mut self, step: &Step, bucket: &str, key: &str, action: Action, carried_out: impl Future<Output = Reply>) -> Reply {
+    pub(super) async fn record_in(
+        &mut self,
+        step: &Step,
+        bucket: &str,
+        key: &str,
+        action: Action,
+        carried_out: impl Future<Output = Reply>,
+    ) -> Reply {
         let endpoint = self.endpoint(step);
         let begun = self.work.recorder.begin(step.client_name(), bucket, key, action);
         let reply = carried_out.await;
@@ -345,6 +355,6 @@ impl Worker {
     }
 }
 
-fn names(step: &Step, at: Place) -> (String, String) {
+pub(super) fn names(step: &Step, at: Place) -> (String, String) {
     (bucket_name(step.workload, at.0), key_name(at.1))
 }

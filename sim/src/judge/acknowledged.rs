@@ -24,11 +24,11 @@ enum Promise<'a> {
 /// What `operation` promised durably, if it is a write that was acknowledged.
 fn promise(operation: &Operation) -> Option<Promise<'_>> {
     match (&operation.action, &operation.outcome) {
-        (Action::Put(value) | Action::PutIfAbsent(value) | Action::PutIfMatches { value, .. }, Outcome::Done) => {
+        (Action::Put(value) | Action::PutIfAbsent(value) | Action::PutIfMatches { value, .. }, Outcome::Done | Outcome::Made(_)) => {
             Some(Promise::Value(value))
         }
         (Action::Copy(_), Outcome::Copied(_)) | (Action::Complete { .. }, Outcome::Done) => Some(Promise::Version),
-        (Action::Delete, Outcome::Done) => Some(Promise::Deleted),
+        (Action::Delete | Action::DeleteVersion(_), Outcome::Done | Outcome::Made(_)) => Some(Promise::Deleted),
         _ => None,
     }
 }
@@ -189,7 +189,7 @@ fn most<T: Ord>(domains: impl Iterator<Item = T>) -> usize {
 fn name(action: &Action) -> &'static str {
     match action {
         Action::Put(_) | Action::PutIfAbsent(_) | Action::PutIfMatches { .. } => "a PUT",
-        Action::Delete => "a DELETE",
+        Action::Delete | Action::DeleteVersion(_) => "a DELETE",
         Action::Copy(_) => "a copy",
         Action::Complete { .. } => "an upload",
         _ => "an operation",

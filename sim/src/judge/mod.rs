@@ -261,6 +261,7 @@ impl Judge {
         if self.scenario.expect.linearizable {
             violations.extend(check::linearizable(history));
             violations.extend(check::model::uploads(history));
+            violations.extend(check::model::versions(history));
             let founded = workload::buckets(&self.scenario);
             violations.extend(check::model::buckets(history, &founded.iter().map(String::as_str).collect::<Vec<_>>()));
         }

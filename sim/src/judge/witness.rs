@@ -9,7 +9,7 @@ use consensus::inspect::{LoggedEntry, Session, decode_command};
 use consensus::rows::MemoryRows;
 use metadata::commands::{Command, Reply};
 use metadata::rows::{PartRow, decode};
-use metadata::{Applied, keys};
+use metadata::{Applied, Completed, keys};
 use protocol::{BlobId, BlobRef, Body, BucketId, GroupId, Home, Record, Revision, wire};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub struct Written {
     pub index: u64,
     pub term: u64,
     pub revision: Revision,
-    /// `None`: a delete.
+    /// `None`: a delete, of the key or of one version of it.
     pub version: Option<Version>,
 }
 
@@ -99,15 +99,14 @@ impl Witness {
         self.written.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// The version that each key has at present.
+    /// The versions that keys have at present, also those that are not current.
     pub fn living(&self) -> Vec<(&str, &Written, &Version)> {
+        let rows = self.rows.rows();
         let mut living = Vec::new();
         for (key, written) in &self.written {
-            let mut last: BTreeMap<BucketId, &Written> = BTreeMap::new();
-            for one in written {
-                last.insert(one.bucket, one);
-            }
-            living.extend(last.into_values().filter_map(|one| Some((key.as_str(), one, one.version.as_ref()?))));
+            let stands = |one: &&Written| rows.get(&keys::object(one.bucket, key, one.revision)).is_some();
+            let standing = written.iter().filter(stands);
+            living.extend(standing.filter_map(|one| Some((key.as_str(), one, one.version.as_ref()?))));
         }
         living
     }
@@ -155,7 +154,7 @@ impl Witness {
                 (bucket, key, revision, None)
             }
             Command::CompleteUpload { bucket, key, .. } => {
-                let Some(record) = accepted::<Record>(reply) else { return };
+                let Some(Completed { record, .. }) = accepted(reply) else { return };
                 // A repeated Complete answers with the record that it made before: nothing new was written.
                 if self.written(&key).iter().any(|one| one.bucket == bucket && one.revision == record.revision) {
                     return;

@@ -17,8 +17,11 @@ pub enum Operation {
     HeadBucket,
     DeleteBucket,
     GetBucketLocation,
+    GetBucketVersioning,
+    PutBucketVersioning,
     ListObjects,
     ListObjectsV2,
+    ListObjectVersions,
     ListMultipartUploads,
     DeleteObjects,
     PutObject,
@@ -156,7 +159,6 @@ const PART_COPY_HEADERS: &[Permitted] = &[
 const COMPLETE_HEADERS: &[Permitted] =
     &[DECODED_LENGTH, CHECKSUM_TYPE, ("x-amz-mp-object-size", Rule::Any), DIGESTS[3], DIGESTS[4], DIGESTS[5], DIGESTS[6], DIGESTS[7]];
 
-/// There is one version of each key as yet, the null version: the operations refuse others.
 const VERSION: Permitted = ("versionId", Rule::Any);
 
 const READ_PARAMETERS: &[Permitted] = &[
@@ -180,6 +182,15 @@ const LIST_V2_PARAMETERS: &[Permitted] = &[
     ("continuation-token", Rule::Any),
     ("max-keys", Rule::Any),
     ("fetch-owner", Rule::Values(&["true", "false"])),
+    ENCODING_TYPE,
+];
+
+const LIST_VERSIONS_PARAMETERS: &[Permitted] = &[
+    ("prefix", Rule::Any),
+    ("delimiter", Rule::Any),
+    ("key-marker", Rule::Any),
+    ("version-id-marker", Rule::Any),
+    ("max-keys", Rule::Any),
     ENCODING_TYPE,
 ];
 
@@ -209,7 +220,7 @@ const fn row(operation: Operation, method: &'static str, level: Level) -> Row {
 }
 
 /// Every operation that is served.
-pub static TABLE: [Row; 20] = [
+pub static TABLE: [Row; 23] = [
     Row {
         parameters: &[("prefix", Rule::Any), ("max-buckets", Rule::Any), ("continuation-token", Rule::Any), ("bucket-region", Rule::Any)],
         ..row(Operation::ListBuckets, "GET", Level::Service)
@@ -227,8 +238,16 @@ pub static TABLE: [Row; 20] = [
     row(Operation::HeadBucket, "HEAD", Level::Bucket),
     row(Operation::DeleteBucket, "DELETE", Level::Bucket),
     Row { selectors: &["location"], ..row(Operation::GetBucketLocation, "GET", Level::Bucket) },
+    Row { selectors: &["versioning"], ..row(Operation::GetBucketVersioning, "GET", Level::Bucket) },
+    Row {
+        selectors: &["versioning"],
+        content: Content::Xml,
+        headers: DIGESTS,
+        ..row(Operation::PutBucketVersioning, "PUT", Level::Bucket)
+    },
     Row { parameters: LIST_PARAMETERS, ..row(Operation::ListObjects, "GET", Level::Bucket) },
     Row { selectors: &["list-type"], parameters: LIST_V2_PARAMETERS, ..row(Operation::ListObjectsV2, "GET", Level::Bucket) },
+    Row { selectors: &["versions"], parameters: LIST_VERSIONS_PARAMETERS, ..row(Operation::ListObjectVersions, "GET", Level::Bucket) },
     Row { selectors: &["uploads"], parameters: LIST_UPLOADS_PARAMETERS, ..row(Operation::ListMultipartUploads, "GET", Level::Bucket) },
     Row { selectors: &["delete"], content: Content::Xml, headers: DIGESTS, ..row(Operation::DeleteObjects, "POST", Level::Bucket) },
     Row {
@@ -304,8 +323,11 @@ impl Operation {
             Operation::HeadBucket => "HeadBucket",
             Operation::DeleteBucket => "DeleteBucket",
             Operation::GetBucketLocation => "GetBucketLocation",
+            Operation::GetBucketVersioning => "GetBucketVersioning",
+            Operation::PutBucketVersioning => "PutBucketVersioning",
             Operation::ListObjects => "ListObjects",
             Operation::ListObjectsV2 => "ListObjectsV2",
+            Operation::ListObjectVersions => "ListObjectVersions",
             Operation::ListMultipartUploads => "ListMultipartUploads",
             Operation::DeleteObjects => "DeleteObjects",
             Operation::PutObject => "PutObject",
@@ -388,6 +410,9 @@ mod tests {
             (Method::HEAD, Bucket, "", false, Operation::HeadBucket),
             (Method::DELETE, Bucket, "", false, Operation::DeleteBucket),
             (Method::GET, Bucket, "location", false, Operation::GetBucketLocation),
+            (Method::GET, Bucket, "versioning", false, Operation::GetBucketVersioning),
+            (Method::PUT, Bucket, "versioning", false, Operation::PutBucketVersioning),
+            (Method::GET, Bucket, "versions&prefix=a", false, Operation::ListObjectVersions),
             (Method::GET, Bucket, "prefix=a", false, Operation::ListObjects),
             (Method::GET, Bucket, "list-type=2&prefix=a", false, Operation::ListObjectsV2),
             (Method::GET, Bucket, "list-type=1", false, Operation::ListObjects),

@@ -2,11 +2,14 @@
 //! ruins when the source is deleted.
 
 use super::multipart::{check_part_number, upload_id};
-use super::{Operations, check_key, check_version, content_headers, etag, not_implemented, reference, set_checksums, soon, timestamp};
+use super::{
+    Current, Operations, check_key, content_headers, etag, not_implemented, null_by_cache, reference, set_checksums, soon, timestamp,
+};
 use crate::conditions::{self, Conditions, Verdict};
 use crate::digest::{self, Digested, Expected};
 use crate::incoming::Incoming;
 use crate::read::{self, Source};
+use crate::version::{self, Named};
 use crate::write::{Memory, Stored};
 use crate::{error, range, revision};
 use futures::StreamExt;
@@ -15,7 +18,7 @@ use metadata::{BucketRef, Part};
 use protocol::limits::PUT_BYTES_MAX;
 use protocol::{Body, Home, Record, Revision};
 use s3s::dto::*;
-use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use std::time::Duration;
 
 /// A copy waits so long for memory.
@@ -25,13 +28,13 @@ impl Operations {
     pub(super) async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
         let S3Request { mut input, headers, .. } = req;
         check_key(&input.key)?;
-        let (source_bucket, source_key) = named_source(&input.copy_source)?;
+        let (source_bucket, source_key, source_version) = named_source(&input.copy_source)?;
         let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
             None | Some(MetadataDirective::COPY) => false,
             Some(MetadataDirective::REPLACE) => true,
             Some(_) => return Err(s3_error!(InvalidArgument, "Unknown metadata directive.")),
         };
-        if !replace && source_bucket == input.bucket.as_str() && source_key == input.key.as_str() {
+        if !replace && source_version.is_none() && source_bucket == input.bucket.as_str() && source_key == input.key.as_str() {
             return Err(s3_error!(
                 InvalidRequest,
                 "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, \
@@ -39,7 +42,8 @@ impl Operations {
             ));
         }
         let conditions = conditions::of_write(&headers)?;
-        let (source, record) = self.copy_source(source_bucket, source_key, &headers).await?;
+        let (source, Current { record, version: copied, .. }) =
+            self.copy_source(source_bucket, source_key, source_version, &headers).await?;
         if record.bytes > PUT_BYTES_MAX {
             return Err(s3_error!(
                 InvalidRequest,
@@ -51,7 +55,8 @@ impl Operations {
             Some(algorithm) => Some(digest::kind(algorithm)?),
             None => record.checksum.as_ref().map(|checksum| checksum.kind),
         };
-        let bucket = reference(&*self.bucket(&input.bucket, soon()).await?);
+        let bucket = self.bucket(&input.bucket, soon()).await?;
+        let (null, bucket) = (null_by_cache(&bucket), reference(&bucket));
         let home = Home::of(bucket.id, &input.key);
         let mut stored = self.copy_bytes(home, source, 0..record.bytes, Expected::compute(kind)).await?;
         // An ETag without a dash is the MD5 of the bytes: what was read must be what was once written.
@@ -64,6 +69,7 @@ impl Operations {
         }
         let copy = Record {
             revision: Revision(0),
+            null,
             bytes: stored.bytes,
             etag: stored.digested.etag,
             checksum: stored.digested.checksum,
@@ -71,15 +77,20 @@ impl Operations {
             modified_ms: runtime::time::wall_ms(),
             body: stored.body,
         };
-        let applied = self.put(&input.bucket, &bucket, &input.key, &copy, &conditions, stored.deadline).await?;
+        let made = self.put(&input.bucket, &bucket, &input.key, &copy, &conditions, stored.deadline).await?;
         let mut result = CopyObjectResult {
             e_tag: Some(etag(&copy.etag)),
             last_modified: Some(timestamp(copy.modified_ms)),
             ..CopyObjectResult::default()
         };
         result.checksum_type = set_checksums!(result, digest::show(copy.checksum.as_ref(), 1));
-        let output = CopyObjectOutput { copy_object_result: Some(result), ..CopyObjectOutput::default() };
-        Ok(S3Response::with_headers(output, revision::headers(applied.revision)))
+        let output = CopyObjectOutput {
+            copy_object_result: Some(result),
+            copy_source_version_id: copied,
+            version_id: made.version,
+            ..CopyObjectOutput::default()
+        };
+        Ok(S3Response::with_headers(output, revision::headers(made.revision)))
     }
 
     pub(super) async fn upload_part_copy(&self, req: S3Request<UploadPartCopyInput>) -> S3Result<S3Response<UploadPartCopyOutput>> {
@@ -87,9 +98,10 @@ impl Operations {
         check_key(&input.key)?;
         let number = check_part_number(input.part_number)?;
         let id = upload_id(&input.upload_id)?;
-        let (source_bucket, source_key) = named_source(&input.copy_source)?;
+        let (source_bucket, source_key, source_version) = named_source(&input.copy_source)?;
         let (bucket, upload) = self.upload(&input.bucket, &input.key, id).await?;
-        let (source, record) = self.copy_source(source_bucket, source_key, &headers).await?;
+        let (source, Current { record, version: copied, .. }) =
+            self.copy_source(source_bucket, source_key, source_version, &headers).await?;
         let range = match &input.copy_source_range {
             Some(text) => range::of_copy_source(text, record.bytes)?,
             None => 0..record.bytes,
@@ -109,20 +121,29 @@ impl Operations {
         let mut result =
             CopyPartResult { e_tag: Some(etag(&part.etag)), last_modified: Some(timestamp(part.modified_ms)), ..CopyPartResult::default() };
         let _ = set_checksums!(result, digest::show(part.checksum.as_ref(), 1));
-        Ok(S3Response::new(UploadPartCopyOutput { copy_part_result: Some(result), ..UploadPartCopyOutput::default() }))
+        let output =
+            UploadPartCopyOutput { copy_part_result: Some(result), copy_source_version_id: copied, ..UploadPartCopyOutput::default() };
+        Ok(S3Response::new(output))
     }
 
-    /// The source's current version, if it passes the conditions on it.
-    async fn copy_source(&self, bucket: &str, key: &str, headers: &HeaderMap) -> S3Result<(Source, Record)> {
+    /// The source's current version, or the one that is named, if it passes the conditions on it.
+    async fn copy_source(&self, bucket: &str, key: &str, named: Option<Named>, headers: &HeaderMap) -> S3Result<(Source, Current)> {
         let conditions = Conditions::of_request(headers, "x-amz-copy-source-")?;
-        let (bucket, record, _) = self.current(bucket, key).await?;
+        let current = self.read_record(bucket, key, named).await.map_err(|error| match error.code() {
+            S3ErrorCode::MethodNotAllowed => {
+                s3_error!(InvalidRequest, "The source of a copy request may not specifically refer to a delete marker by version id.")
+            }
+            _ => error,
+        })?;
+        let record = &current.record;
         match conditions.judge(&record.etag, record.modified_ms) {
             Verdict::Proceed => {}
             Verdict::NotModified | Verdict::Failed => {
                 return Err(s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold"));
             }
         }
-        Ok((Source { bucket, key: key.to_string(), body: record.body.clone() }, record))
+        let source = Source { bucket: current.bucket.clone(), key: key.to_string(), body: record.body.clone() };
+        Ok((source, current))
     }
 
     /// Read a range of the source and make it safe as new blobs.
@@ -157,7 +178,7 @@ impl Operations {
     ) -> S3Result<()> {
         let metadata = &self.cluster.metadata;
         let put = |bucket: BucketRef| async move { metadata.put_part(&bucket, key, upload, part.clone(), deadline).await };
-        self.commit(name, bucket, &part.body, deadline, put).await
+        self.commit(name, bucket, &part.body, deadline, put).await.map(|_| ())
     }
 }
 
@@ -169,13 +190,12 @@ fn of_source(error: read::Error) -> S3Error {
     }
 }
 
-/// Bucket and key of a copy's source.
-fn named_source(source: &CopySource) -> S3Result<(&str, &str)> {
+/// Bucket, key and version of a copy's source.
+fn named_source(source: &CopySource) -> S3Result<(&str, &str, Option<Named>)> {
     match source {
         CopySource::Bucket { bucket, key, version_id } => {
-            check_version(version_id.as_deref())?;
             check_key(key)?;
-            Ok((bucket, key))
+            Ok((bucket, key, version::named(version_id.as_deref())?))
         }
         CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => Err(not_implemented("a copy source behind an access point")),
     }
@@ -189,7 +209,8 @@ mod tests {
     fn sources_come_with_and_without_a_leading_slash_and_escaped() {
         for text in ["source/a%2Fb%20c", "/source/a/b%20c", "source/a/b%20c", "/source/a%2Fb%20c", "source/a/b%20c?versionId=null"] {
             let source = CopySource::parse(text).unwrap();
-            assert_eq!(named_source(&source).unwrap(), ("source", "a/b c"), "{text}");
+            let version = text.ends_with("=null").then_some(Named::Null);
+            assert_eq!(named_source(&source).unwrap(), ("source", "a/b c", version), "{text}");
         }
         let source = CopySource::parse("source/a?versionId=3").unwrap();
         assert!(named_source(&source).is_err());

@@ -78,7 +78,7 @@ impl Operations {
         let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
         let marker = input.marker.unwrap_or_default();
         let after = Some(marker.clone()).filter(|marker| !marker.is_empty());
-        let query = ListQuery { prefix: prefix.clone(), delimiter: delimiter.clone(), after, max };
+        let query = ListQuery { prefix: prefix.clone(), delimiter: delimiter.clone(), after, max, passed: None };
         let page = self.page(&input.bucket, query, escape, true).await?;
         // Without a delimiter the last key is the marker, and S3 does not repeat it.
         let next = page.last.filter(|_| page.truncated && delimiter.is_some());
@@ -108,7 +108,7 @@ impl Operations {
             Some(key) => Some(key),
             None => input.start_after.clone().filter(|start| !start.is_empty()),
         };
-        let query = ListQuery { prefix: prefix.clone(), delimiter: delimiter.clone(), after, max };
+        let query = ListQuery { prefix: prefix.clone(), delimiter: delimiter.clone(), after, max, passed: None };
         let page = self.page(&input.bucket, query, escape, input.fetch_owner == Some(true)).await?;
         let next = page.last.as_deref().filter(|_| page.truncated).map(token);
         Ok(S3Response::new(ListObjectsV2Output {
@@ -133,7 +133,7 @@ impl Operations {
         let metadata = &self.cluster.metadata;
         // Even a page of nothing must prove that the bucket exists.
         let nothing = query.max == 0 || !possible_prefix(&query.prefix);
-        let asked = if nothing { ListQuery { max: 1, prefix: String::new(), delimiter: None, after: None } } else { query };
+        let asked = if nothing { ListQuery { max: 1, ..ListQuery::default() } } else { query };
         let list = |bucket: BucketRef| {
             let asked = asked.clone();
             async move { metadata.list(&bucket, asked, deadline).await }

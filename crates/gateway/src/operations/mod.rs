@@ -6,21 +6,26 @@ mod copy;
 mod list;
 mod multipart;
 mod object;
+mod versioning;
+mod versions;
+
+pub(crate) use versions::{Order, interleave};
 
 use crate::admission::Admission;
 use crate::error;
 use crate::read::ReadPath;
 use crate::revision;
 use crate::suspects::Suspects;
+use crate::version::{self, Named};
 use crate::volumes::Volumes;
 use crate::write::WritePath;
 use crate::{Cluster, Settings};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use metadata::BucketRef;
 use placement::{Bucket, BucketState};
 use protocol::limits::{KEY_BYTES_MAX, PUT_WAIT, USER_METADATA_BYTES_MAX};
 use protocol::record::Headers;
-use protocol::{Body, Record, Revision};
+use protocol::{Body, Record, Revision, Version, Versioning};
 use runtime::probe::waypoint;
 use runtime::time::Instant;
 use s3s::dto::*;
@@ -79,19 +84,39 @@ impl Operations {
         Ok((bucket, result))
     }
 
-    /// The current version, and the last revision that the read of it saw.
-    async fn current(&self, bucket: &str, key: &str) -> S3Result<(BucketRef, Record, Revision)> {
+    /// The current object, or the version that is named.
+    async fn read_record(&self, bucket: &str, key: &str, named: Option<Named>) -> S3Result<Current> {
         let deadline = soon();
         let metadata = &self.cluster.metadata;
-        let get = |bucket: BucketRef| async move { metadata.get_seen(&bucket, key, deadline).await };
-        let (bucket, (record, revision)) = self.in_bucket(bucket, deadline, get).await?;
-        let record = record.ok_or_else(|| revision::with_error(error::no_such_key(), revision))?;
-        Ok((bucket, record, revision))
+        let get = |bucket: BucketRef| async move {
+            let version = named.map(|named| named.within(bucket.id));
+            metadata.get_seen(&bucket, key, version, deadline).await
+        };
+        let (bucket, (found, seen)) = self.in_bucket(bucket, deadline, get).await?;
+        let id = found.version.as_ref().filter(|_| found.versioned).map(|found| version::shown(bucket.id, found.id()));
+        match (found.version, named) {
+            (Some(Version::Object(record)), _) => Ok(Current { bucket, record, seen, version: id }),
+            (Some(Version::Marker(marker)), named) => {
+                let mut headers = version::headers(true, id.as_deref());
+                let error = if named.is_some() {
+                    headers.insert(http::header::ALLOW, HeaderValue::from_static("DELETE"));
+                    if let Some(modified) = http_date(marker.modified_ms) {
+                        headers.insert(http::header::LAST_MODIFIED, modified);
+                    }
+                    s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource.")
+                } else {
+                    error::no_such_key()
+                };
+                Err(revision::with_headers(revision::with_error(error, seen), headers))
+            }
+            (None, None) => Err(revision::with_error(error::no_such_key(), seen)),
+            (None, Some(_)) => Err(revision::with_error(s3_error!(NoSuchVersion, "The specified version does not exist."), seen)),
+        }
     }
 
     /// Do the last command of a write whose `body` was stored for `bucket`; once more if the partition does not know this
     /// incarnation and it proves to be the present one. Blobs of another incarnation have another home and cannot move.
-    async fn commit<T, F, Fut>(&self, name: &str, bucket: &BucketRef, body: &Body, deadline: Instant, what: F) -> S3Result<T>
+    async fn commit<T, F, Fut>(&self, name: &str, bucket: &BucketRef, body: &Body, deadline: Instant, what: F) -> S3Result<(BucketRef, T)>
     where
         F: Fn(BucketRef) -> Fut + Send,
         Fut: Future<Output = Result<T, metadata::Error>> + Send,
@@ -101,7 +126,7 @@ impl Operations {
             Err(metadata::Error::NotOpen) => {}
             result => {
                 waypoint("gateway-committed-before-reply").await;
-                return result.map_err(error::of_metadata);
+                return Ok((bucket.clone(), result.map_err(error::of_metadata)?));
             }
         }
         self.cluster.placement.forget_bucket(name);
@@ -112,8 +137,19 @@ impl Operations {
                 "The bucket was deleted and created again while the body was being received. Try again."
             ));
         }
-        what(present).await.map_err(error::of_metadata)
+        let done = what(present.clone()).await.map_err(error::of_metadata)?;
+        Ok((present, done))
     }
+}
+
+/// A version that is read.
+struct Current {
+    bucket: BucketRef,
+    record: Record,
+    /// The last revision that the read saw.
+    seen: Revision,
+    /// Its id, if clients are told it.
+    version: Option<String>,
 }
 
 fn reference(bucket: &Bucket) -> BucketRef {
@@ -132,12 +168,9 @@ fn check_key(key: &str) -> S3Result<()> {
     if key.is_empty() { Err(s3_error!(UserKeyMustBeSpecified)) } else { Ok(()) }
 }
 
-/// There is one version of each key as yet: the null version.
-fn check_version(version: Option<&str>) -> S3Result<()> {
-    match version {
-        None | Some("null") => Ok(()),
-        Some(_) => Err(s3_error!(NoSuchVersion, "The specified version does not exist.")),
-    }
+/// What a record of this bucket says of being null: nothing, as the partition decides.
+fn null_by_cache(bucket: &Bucket) -> bool {
+    runtime::planted("versioning-by-the-gateways-cache") && bucket.versioning != Versioning::Enabled
 }
 
 /// Conditions that only directory buckets know.
@@ -148,6 +181,12 @@ fn not_implemented(what: &str) -> S3Error {
 fn timestamp(ms: u64) -> Timestamp {
     let nanos = i128::from(ms) * 1_000_000;
     time::OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(time::OffsetDateTime::UNIX_EPOCH).into()
+}
+
+fn http_date(ms: u64) -> Option<HeaderValue> {
+    let mut date = Vec::new();
+    timestamp(ms).format(TimestampFormat::HttpDate, &mut date).ok()?;
+    HeaderValue::from_bytes(&date).ok()
 }
 
 fn etag(etag: &str) -> ETag {
@@ -276,6 +315,8 @@ operations! {
     delete_bucket(DeleteBucketInput) -> DeleteBucketOutput;
     list_buckets(ListBucketsInput) -> ListBucketsOutput;
     get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput;
+    get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput;
+    put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput;
     put_object(PutObjectInput) -> PutObjectOutput;
     get_object(GetObjectInput) -> GetObjectOutput;
     head_object(HeadObjectInput) -> HeadObjectOutput;
@@ -284,6 +325,7 @@ operations! {
     copy_object(CopyObjectInput) -> CopyObjectOutput;
     list_objects(ListObjectsInput) -> ListObjectsOutput;
     list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output;
+    list_object_versions(ListObjectVersionsInput) -> ListObjectVersionsOutput;
     create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput;
     upload_part(UploadPartInput) -> UploadPartOutput;
     upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput;

@@ -8,10 +8,10 @@ use crate::digest::{self, Expected};
 use crate::incoming::Incoming;
 use crate::revision::{self, Witness};
 use crate::write::Memory;
-use crate::{conditions, error};
+use crate::{conditions, error, version};
 use metadata::{BucketRef, NamedPart, Upload, UploadQuery};
 use protocol::limits::PART_NUMBER_MAX;
-use protocol::{Checksum, ChecksumKind, Home, UploadId};
+use protocol::{Checksum, ChecksumKind, Home, UploadId, VersionId};
 use runtime::time::Instant;
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
@@ -185,11 +185,14 @@ impl Operations {
             let seen = metadata.complete_upload_seen(&bucket, key, id, parts, conditions, checksum.clone(), now, deadline).await;
             witness.of(seen)
         };
-        let (_, record) = self.in_bucket(&input.bucket, deadline, complete).await.map_err(|error| witness.tell(error))?;
+        let (bucket, completed) = self.in_bucket(&input.bucket, deadline, complete).await.map_err(|error| witness.tell(error))?;
+        let record = completed.record;
+        let id = if record.null { VersionId::Null } else { VersionId::Numbered(record.revision) };
         let host = headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let mut output = CompleteMultipartUploadOutput {
             location: Some(format!("http://{host}/{}/{}", input.bucket, shown(&input.key, true))),
             e_tag: Some(etag(&record.etag)),
+            version_id: completed.versioned.then(|| version::shown(bucket.id, id)),
             bucket: Some(input.bucket),
             key: Some(input.key),
             ..CompleteMultipartUploadOutput::default()

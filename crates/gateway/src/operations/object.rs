@@ -1,8 +1,8 @@
 //! Objects: Put, Get, Head, Delete, DeleteObjects.
 
 use super::{
-    Operations, check_key, check_version, content_headers, content_length, etag, not_implemented, parts_of, set_checksums, signed, soon,
-    timestamp,
+    Current, Operations, check_key, content_headers, content_length, etag, http_date, not_implemented, null_by_cache, parts_of,
+    set_checksums, signed, soon, timestamp,
 };
 use crate::conditions::{self, Conditions, Verdict};
 use crate::digest::{self, Expected};
@@ -10,11 +10,12 @@ use crate::incoming::Incoming;
 use crate::range;
 use crate::read::{self, Source};
 use crate::revision::{self, Witness};
+use crate::version::{self, Named};
 use crate::write::Memory;
 use crate::{error, operations};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use metadata::{Applied, BucketRef, Etags, Preconditions};
+use metadata::{BucketRef, Deletion, Etags, Preconditions};
 use protocol::limits::DELETE_OBJECTS_MAX;
 use protocol::{Body, Home, Record, Revision};
 use s3s::dto::*;
@@ -27,7 +28,7 @@ const CONTENT_TYPE: &str = "binary/octet-stream";
 
 /// Fill what GetObject and HeadObject show alike.
 macro_rules! describe {
-    ($output:ident, $record:ident, $asked:ident, $mode:expr) => {
+    ($output:ident, $record:ident, $version:ident, $asked:ident, $mode:expr) => {
         $output.accept_ranges = Some("bytes".into());
         $output.content_length = Some(signed($asked.range.end - $asked.range.start));
         $output.content_range = $asked.partial.then(|| range::content_range(&$asked.range, $record.bytes));
@@ -39,6 +40,7 @@ macro_rules! describe {
         $output.content_language = $record.headers.content_language.clone();
         $output.content_disposition = $record.headers.content_disposition.clone();
         $output.cache_control = $record.headers.cache_control.clone();
+        $output.version_id = $version;
         $output.metadata = Some($record.headers.user.iter().cloned().collect());
         // The checksum is of the whole: shown with a part of it, clients would compare it with that part.
         if $mode.as_ref().is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED) && !$asked.partial {
@@ -57,12 +59,14 @@ impl Operations {
         let conditions = conditions::of_write(&headers)?;
         let expected = Expected::of_request(&headers, input.checksum_algorithm.as_ref(), None)?;
         let content = content_headers!(input, &headers).into_record()?;
-        let bucket = operations::reference(&*self.bucket(&input.bucket, soon()).await?);
+        let bucket = self.bucket(&input.bucket, soon()).await?;
+        let (null, bucket) = (null_by_cache(&bucket), operations::reference(&bucket));
         let home = Home::of(bucket.id, &input.key);
         let mut incoming = Incoming::of_client(input.body.take(), bytes, trailing_headers, expected);
         let stored = self.write.store(home, &mut incoming, Memory::PerBlob).await.map_err(error::of_write)?;
         let record = Record {
             revision: Revision(0),
+            null,
             bytes: stored.bytes,
             etag: stored.digested.etag,
             checksum: stored.digested.checksum,
@@ -70,10 +74,11 @@ impl Operations {
             modified_ms: runtime::time::wall_ms(),
             body: stored.body,
         };
-        let applied = self.put(&input.bucket, &bucket, &input.key, &record, &conditions, stored.deadline).await?;
-        let mut output = PutObjectOutput { e_tag: Some(etag(&record.etag)), ..PutObjectOutput::default() };
+        let made = self.put(&input.bucket, &bucket, &input.key, &record, &conditions, stored.deadline).await?;
+        let e_tag = Some(etag(&record.etag));
+        let mut output = PutObjectOutput { e_tag, version_id: made.version, ..PutObjectOutput::default() };
         output.checksum_type = set_checksums!(output, digest::show(record.checksum.as_ref(), 1));
-        Ok(S3Response::with_headers(output, revision::headers(applied.revision)))
+        Ok(S3Response::with_headers(output, revision::headers(made.revision)))
     }
 
     /// Commit a record whose body is safe.
@@ -85,22 +90,24 @@ impl Operations {
         record: &Record,
         conditions: &Preconditions,
         deadline: runtime::time::Instant,
-    ) -> S3Result<Applied> {
+    ) -> S3Result<Made> {
         let (metadata, witness) = (&self.cluster.metadata, &Witness::default());
         let put = |bucket: BucketRef| async move {
             let seen = metadata.put_seen(&bucket, key, record.clone(), conditions.clone(), deadline).await;
             witness.of(seen)
         };
-        self.commit(name, bucket, &record.body, deadline, put).await.map_err(|error| witness.tell(error))
+        let (bucket, applied) = self.commit(name, bucket, &record.body, deadline, put).await.map_err(|error| witness.tell(error))?;
+        Ok(Made { revision: applied.revision, version: applied.version.map(|id| version::shown(bucket.id, id)) })
     }
 
     pub(super) async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let S3Request { input, headers, .. } = req;
-        check_version(input.version_id.as_deref())?;
+        let named = version::named(input.version_id.as_deref())?;
         let mut failed: Option<(Revision, read::Error)> = None;
         loop {
-            let (bucket, record, seen) = self.current(&input.bucket, &input.key).await?;
-            let asked = Asked::of(&record, &headers, input.range, input.part_number).map_err(|error| revision::with_error(error, seen))?;
+            let current = self.read_record(&input.bucket, &input.key, named).await?;
+            let asked = Asked::of(&current, &headers, input.range, input.part_number)?;
+            let Current { bucket, record, seen, version } = current;
             // Not a byte was sent: if the version was replaced meanwhile, the new one is read.
             match failed {
                 Some((revision, error)) if revision == record.revision => return Err(error::of_read(error)),
@@ -117,7 +124,7 @@ impl Operations {
                 }
             };
             let mut output = GetObjectOutput { body: Some(StreamingBlob::new(pieces)), ..GetObjectOutput::default() };
-            describe!(output, record, asked, input.checksum_mode);
+            describe!(output, record, version, asked, input.checksum_mode);
             let mut headers = raw_expires(&record, input.response_expires.is_some());
             headers.extend(revision::headers(seen));
             return Ok(S3Response::with_headers(output, headers));
@@ -126,11 +133,12 @@ impl Operations {
 
     pub(super) async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         let S3Request { input, headers, .. } = req;
-        check_version(input.version_id.as_deref())?;
-        let (_, record, seen) = self.current(&input.bucket, &input.key).await?;
-        let asked = Asked::of(&record, &headers, input.range, input.part_number).map_err(|error| revision::with_error(error, seen))?;
+        let named = version::named(input.version_id.as_deref())?;
+        let current = self.read_record(&input.bucket, &input.key, named).await?;
+        let asked = Asked::of(&current, &headers, input.range, input.part_number)?;
+        let Current { record, seen, version, .. } = current;
         let mut output = HeadObjectOutput::default();
-        describe!(output, record, asked, input.checksum_mode);
+        describe!(output, record, version, asked, input.checksum_mode);
         // s3s does this for GET alone.
         output.content_type = input.response_content_type.or(output.content_type);
         output.content_language = input.response_content_language.or(output.content_language);
@@ -146,27 +154,36 @@ impl Operations {
     pub(super) async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
         let S3Request { input, headers, .. } = req;
         check_key(&input.key)?;
-        check_version(input.version_id.as_deref())?;
+        let named = version::named(input.version_id.as_deref())?;
         if input.if_match_last_modified_time.is_some() || input.if_match_size.is_some() {
             return Err(not_implemented("x-amz-if-match-last-modified-time, x-amz-if-match-size"));
         }
         let conditions = Preconditions { if_none_match: None, ..conditions::of_write(&headers)? };
-        let seen = self.delete(&input.bucket, &input.key, &conditions).await?;
-        let mut response = S3Response::with_status(DeleteObjectOutput::default(), StatusCode::NO_CONTENT);
-        response.headers = seen.headers();
+        let deleted = self.delete(&input.bucket, &input.key, named, conditions).await?;
+        let (delete_marker, version_id) = (deleted.marker.then_some(true), deleted.version);
+        let output = DeleteObjectOutput { delete_marker, version_id, ..DeleteObjectOutput::default() };
+        let mut response = S3Response::with_status(output, StatusCode::NO_CONTENT);
+        response.headers = deleted.witness.headers();
         Ok(response)
     }
 
-    async fn delete(&self, bucket: &str, key: &str, conditions: &Preconditions) -> S3Result<Witness> {
+    async fn delete(&self, bucket: &str, key: &str, named: Option<Named>, conditions: Preconditions) -> S3Result<Deleted> {
         let deadline = soon();
-        let (metadata, witness) = (&self.cluster.metadata, Witness::default());
+        let (metadata, witness, conditions) = (&self.cluster.metadata, Witness::default(), &conditions);
         let seen = &witness;
         let delete = |bucket: BucketRef| async move {
-            let answer = metadata.delete_seen(&bucket, key, conditions.clone(), deadline).await;
+            let version = named.map(|named| named.within(bucket.id));
+            let deletion = Deletion { version, conditions: conditions.clone(), modified_ms: runtime::time::wall_ms() };
+            let answer = metadata.delete_seen(&bucket, key, deletion, deadline).await;
             seen.of(answer)
         };
-        self.in_bucket(bucket, deadline, delete).await.map_err(|error| seen.tell(error))?;
-        Ok(witness)
+        let (bucket, applied) = self.in_bucket(bucket, deadline, delete).await.map_err(|error| seen.tell(error))?;
+        let version = match named {
+            // Said again as it was asked, also one of a former bucket.
+            Some(Named::Of(of, revision)) => Some(version::place(of, revision)),
+            Some(Named::Null) | None => applied.version.map(|id| version::shown(bucket.id, id)),
+        };
+        Ok(Deleted { marker: applied.marker, version, witness })
     }
 
     pub(super) async fn delete_objects(&self, req: S3Request<DeleteObjectsInput>) -> S3Result<S3Response<DeleteObjectsOutput>> {
@@ -190,7 +207,12 @@ impl Operations {
         let mut errors = Vec::new();
         for (object, result) in results {
             match result {
-                Ok(()) => deleted.push(DeletedObject { key: Some(object.key), version_id: object.version_id, ..DeletedObject::default() }),
+                Ok(done) => deleted.push(DeletedObject {
+                    key: Some(object.key),
+                    version_id: object.version_id,
+                    delete_marker: done.marker.then_some(true),
+                    delete_marker_version_id: done.version.filter(|_| done.marker),
+                }),
                 Err(error) => errors.push(Error {
                     code: Some(error.code().as_str().to_string()),
                     message: error.message().map(str::to_string),
@@ -206,9 +228,9 @@ impl Operations {
         Ok(S3Response::new(output))
     }
 
-    async fn delete_one(&self, bucket: &str, object: &ObjectIdentifier) -> S3Result<()> {
+    async fn delete_one(&self, bucket: &str, object: &ObjectIdentifier) -> S3Result<Deleted> {
         check_key(&object.key)?;
-        check_version(object.version_id.as_deref())?;
+        let named = version::named(object.version_id.as_deref())?;
         if object.last_modified_time.is_some() || object.size.is_some() {
             return Err(not_implemented("LastModifiedTime, Size"));
         }
@@ -218,8 +240,24 @@ impl Operations {
             // Weak tags never compare equal strongly.
             ETag::Weak(_) => Etags::Of(Vec::new()),
         });
-        self.delete(bucket, &object.key, &Preconditions { if_match, if_none_match: None }).await.map(|_| ())
+        self.delete(bucket, &object.key, named, Preconditions { if_match, if_none_match: None }).await
     }
+}
+
+/// A version that was made.
+pub(super) struct Made {
+    pub revision: Revision,
+    /// Its id, if clients are told it.
+    pub version: Option<String>,
+}
+
+/// What a deletion did.
+struct Deleted {
+    /// It made a marker, or removed one.
+    marker: bool,
+    /// The marker that it made, or the version that it was to remove.
+    version: Option<String>,
+    witness: Witness,
 }
 
 /// What of a version a read asks for, its conditions passed.
@@ -232,7 +270,15 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(record: &Record, headers: &HeaderMap, range: Option<Range>, part: Option<i32>) -> S3Result<Asked> {
+    /// Refusals tell of the version that they were judged on.
+    fn of(current: &Current, headers: &HeaderMap, range: Option<Range>, part: Option<i32>) -> S3Result<Asked> {
+        Asked::of_record(&current.record, headers, range, part).map_err(|error| {
+            let told = version::headers(false, current.version.as_deref());
+            revision::with_headers(revision::with_error(error, current.seen), told)
+        })
+    }
+
+    fn of_record(record: &Record, headers: &HeaderMap, range: Option<Range>, part: Option<i32>) -> S3Result<Asked> {
         match Conditions::of_request(headers, "")?.judge(&record.etag, record.modified_ms) {
             Verdict::Proceed => {}
             Verdict::NotModified => return Err(not_modified(record)),
@@ -291,15 +337,13 @@ fn not_modified(record: &Record) -> S3Error {
     let mut error = S3Error::new(S3ErrorCode::NotModified);
     error.set_status_code(StatusCode::NOT_MODIFIED);
     let mut headers = HeaderMap::new();
+    headers.extend(http_date(record.modified_ms).map(|date| (http::header::LAST_MODIFIED, date)));
     let mut set = |name: HeaderName, value: Option<String>| {
         if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
             headers.insert(name, value);
         }
     };
-    let mut modified = Vec::new();
-    let formatted = timestamp(record.modified_ms).format(TimestampFormat::HttpDate, &mut modified).is_ok();
     set(http::header::ETAG, Some(format!("\"{}\"", record.etag)));
-    set(http::header::LAST_MODIFIED, String::from_utf8(modified).ok().filter(|_| formatted));
     set(http::header::CACHE_CONTROL, record.headers.cache_control.clone());
     set(http::header::EXPIRES, record.headers.expires.clone());
     error.set_headers(headers);
@@ -313,7 +357,16 @@ mod tests {
     use protocol::record::{Headers, PartRef, run};
 
     fn record(body: Body, bytes: u64) -> Record {
-        Record { revision: Revision(1), bytes, etag: "abc".into(), checksum: None, headers: Headers::default(), modified_ms: 1_000, body }
+        Record {
+            revision: Revision(1),
+            null: true,
+            bytes,
+            etag: "abc".into(),
+            checksum: None,
+            headers: Headers::default(),
+            modified_ms: 1_000,
+            body,
+        }
     }
 
     fn parts(bytes: &[u64]) -> Record {
@@ -342,7 +395,7 @@ mod tests {
     #[test]
     fn a_range_and_a_part_number_exclude_each_other() {
         let range = Some(Range::Int { first: 0, last: None });
-        assert!(Asked::of(&parts(&[5]), &HeaderMap::new(), range, Some(1)).is_err());
+        assert!(Asked::of_record(&parts(&[5]), &HeaderMap::new(), range, Some(1)).is_err());
     }
 
     #[test]

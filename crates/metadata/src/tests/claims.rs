@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::commands::{Page, UploadLine};
-use crate::rows::{PartRow, RecordHead, decode_head};
+use crate::rows::{PartRow, VersionHead, decode_head};
 use crate::upload::RESULTS_KEPT;
 use crate::{Etags, GarbageId, UploadQuery, keys};
 use protocol::{Checksum, ChecksumKind, Home};
@@ -209,7 +209,8 @@ fn conditions_are_judged_on_the_version_that_is_replaced() {
     assert_eq!(put(&mut machine, "2", &is("0")), Err(Error::Precondition));
     assert_eq!(put(&mut machine, "2", &is("1")), Ok(true));
     let delete = |machine: &mut Machine, conditions: Preconditions| {
-        machine.apply::<crate::Applied>(&Command::Delete { bucket: BUCKET, key: "k".into(), conditions }).map(|applied| applied.replaced)
+        let delete = Command::Delete { bucket: BUCKET, key: "k".into(), version: None, conditions, modified_ms: 1 };
+        machine.apply::<crate::Applied>(&delete).map(|applied| applied.replaced)
     };
     assert_eq!(delete(&mut machine, is("1")), Err(Error::Precondition));
     assert_eq!(delete(&mut machine, is("2")), Ok(true));
@@ -218,7 +219,7 @@ fn conditions_are_judged_on_the_version_that_is_replaced() {
     machine.create_upload("k", 1).unwrap();
     machine.put_part("k", 1, part(1, 1, &[blob(1, 9)])).unwrap();
     let complete = |machine: &mut Machine, conditions: Preconditions| {
-        machine.apply::<Record>(&Command::CompleteUpload {
+        machine.apply::<crate::Completed>(&Command::CompleteUpload {
             bucket: BUCKET,
             key: "k".into(),
             upload: UploadId(1),
@@ -275,7 +276,8 @@ fn newer() -> Machine {
 #[test]
 fn a_row_of_an_unknown_format_is_not_served() {
     let machine = newer();
-    assert!(matches!(machine.ask::<Option<Record>>(&Query::Get { bucket: BUCKET, key: "k".into() }), Err(Error::Unavailable(_))));
+    let get = Query::Get { bucket: BUCKET, key: "k".into(), version: None };
+    assert!(matches!(machine.ask::<crate::Found>(&get), Err(Error::Unavailable(_))));
     let query = crate::ListQuery { max: 10, ..crate::ListQuery::default() };
     assert!(matches!(machine.ask::<Page<crate::Listed>>(&Query::List { bucket: BUCKET, query }), Err(Error::Unavailable(_))));
 }
@@ -296,9 +298,9 @@ fn the_head_of_a_record_is_read_without_its_body() {
     };
     let checksum = Checksum { kind: ChecksumKind::Sha1, value: vec![7; 20], composite: true };
     let record = Record { headers, checksum: Some(checksum), modified_ms: u64::MAX, ..record("etag", inline("bytes")) };
-    let value = wire::encode(&record);
-    let head: RecordHead<'_> = decode_head(b"k", &value).unwrap();
-    assert_eq!((head._revision, head.bytes, head.etag, head.modified_ms), (record.revision, 5, "etag", u64::MAX));
+    let value = wire::encode(&Version::Object(record.clone()));
+    let VersionHead::Object(head) = decode_head(b"k", &value).unwrap() else { panic!("no marker") };
+    assert_eq!((head.revision, head.null, head.bytes, head.etag, head.modified_ms), (record.revision, false, 5, "etag", u64::MAX));
     let checksum = head.checksum.unwrap();
     assert_eq!((checksum.kind, checksum.value, checksum.composite), (ChecksumKind::Sha1, &[7; 20][..], true));
     let row = PartRow { revision: Revision(8), part: part(2, 3, &[blob(1, 2)]) };

@@ -1,10 +1,10 @@
 //! Bytes of rows as drives hold them. If a test here fails, the format changed: that needs a new format version.
 
 use super::*;
-use crate::rows::{BucketRow, BucketState, CompletedRow, Condemned, Counters, GarbageRow, PartRow, UploadRow, Versioning, decode};
+use crate::rows::{BucketRow, BucketState, CompletedRow, Condemned, Counters, GarbageRow, PartRow, UploadRow, decode};
 use crate::{GarbageId, Upload, keys};
 use protocol::record::PartRef;
-use protocol::{Checksum, ChecksumKind, Home};
+use protocol::{Checksum, ChecksumKind, Home, Marker, Versioning};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 
@@ -46,36 +46,45 @@ fn bucket_counters_and_floor_rows() {
 
 #[test]
 fn record_rows() {
-    let record =
-        Record { revision: Revision(9), checksum: Some(checksum()), headers: headers(), ..record("ab", Body::Blobs(vec![blob(5, 300)])) };
+    let record = Record {
+        revision: Revision(9),
+        null: true,
+        checksum: Some(checksum()),
+        headers: headers(),
+        ..record("ab", Body::Blobs(vec![blob(5, 300)]))
+    };
     golden(
         &keys::object(BUCKET, "a\0/é", Revision(9)),
         "6f00000000000000076100ff2fc3a90000fffffffffffffff6",
-        &record,
-        "0109ac020261620101040102030401010174000000000001016e0176050101010305ac0205",
+        &Version::Object(record.clone()),
+        "01000901ac020261620101040102030401010174000000000001016e0176050101010305ac0205",
     );
-    let record = Record { body: inline("xyz"), bytes: 3, checksum: None, headers: Headers::default(), ..record };
+    let record = Record { null: false, body: inline("xyz"), bytes: 3, checksum: None, headers: Headers::default(), ..record };
     golden(
         &keys::object(BUCKET, "b", Revision(9)),
         "6f0000000000000007620000fffffffffffffff6",
-        &record,
-        "010903026162000000000000000005000378797a",
+        &Version::Object(record.clone()),
+        "0100090003026162000000000000000005000378797a",
     );
     let parts = Body::Parts { upload: UploadId(1 << 64 | 2), parts: vec![PartRef { number: 3, bytes: 300 }] };
     let record = Record { body: parts, bytes: 300, etag: "ab-1".into(), ..record };
     golden(
         &keys::object(BUCKET, "c", Revision(9)),
         "6f0000000000000007630000fffffffffffffff6",
-        &record,
-        "0109ac020461622d3100000000000000000502828080808080808080020103ac02",
+        &Version::Object(record.clone()),
+        "01000900ac020461622d3100000000000000000502828080808080808080020103ac02",
     );
-    let row = CompletedRow { bucket: BUCKET, key: "c".into(), record };
+    let row = CompletedRow { bucket: BUCKET, key: "c".into(), record, versioned: true };
     golden(
         &keys::completed(UploadId(1 << 64 | 2)),
         "6300000000000000010000000000000002",
         &row,
-        "0107016309ac020461622d3100000000000000000502828080808080808080020103ac02",
+        "010701630900ac020461622d3100000000000000000502828080808080808080020103ac0201",
     );
+    let marker = Marker { revision: Revision(300), null: false, modified_ms: 5 };
+    let row = Version::Marker(marker);
+    golden(&keys::object(BUCKET, "c", Revision(300)), "6f0000000000000007630000fffffffffffffed3", &row, "0101ac020005");
+    golden(&keys::null(BUCKET, "c"), "6e0000000000000007630000", &Revision(300), "01ac02");
     golden(&keys::completion(Revision(9)), "640000000000000009", &UploadId(1 << 64 | 2), "0182808080808080808002");
 }
 

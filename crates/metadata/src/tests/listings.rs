@@ -32,7 +32,7 @@ impl Arbitrary for Question {
         prefix.truncate(prefix.chars().next().map_or(0, char::len_utf8) * usize::from(bool::arbitrary(g)));
         let delimiter = g.choose(&[None, Some(""), Some("/"), Some("/"), Some("a"), Some("//"), Some("\0")]).unwrap().map(str::to_string);
         let after = Option::<Text>::arbitrary(g).map(|text| if bool::arbitrary(g) { format!("{prefix}{}", text.0) } else { text.0 });
-        Question(ListQuery { prefix, delimiter, after, max: u32::arbitrary(g) % 6 })
+        Question(ListQuery { prefix, delimiter, after, max: u32::arbitrary(g) % 6, passed: None })
     }
 }
 
@@ -75,15 +75,16 @@ fn partitions(count: u32, keys: &BTreeSet<String>) -> Vec<Machine> {
 
 fn merged(machines: &[Machine], query: &ListQuery) -> Names {
     let fetch = |index: usize, position: Option<merge::Position>, count: u32| {
-        let after = position.map(|(name, _)| name).or(query.after.clone());
-        let query = ListQuery { max: count, after, ..query.clone() };
+        let position = position.unwrap_or_default();
+        let after = position.after.map(|(name, _)| name).or(query.after.clone());
+        let query = ListQuery { max: count, after, passed: position.passed, ..query.clone() };
         std::future::ready(machines[index].ask::<Page<Listed>>(&Query::List { bucket: BUCKET, query }))
     };
     let page = merge::page(machines.len(), query.max as usize, fetch).now_or_never().expect("nothing waits");
     names(&page.unwrap())
 }
 
-fn keys_of(texts: Vec<Text>) -> BTreeSet<String> {
+pub fn keys_of(texts: Vec<Text>) -> BTreeSet<String> {
     texts.into_iter().map(|text| text.0).filter(|key| !key.is_empty()).collect()
 }
 

@@ -5,14 +5,15 @@ mod golden;
 mod listings;
 mod model;
 mod transcripts;
+mod versions;
 
 use crate::commands::{Command, Query, Reply};
 use crate::rows::Share;
-use crate::{Error, NamedPart, Part, Partition, Preconditions};
+use crate::{Completed, Error, Found, NamedPart, Part, Partition, Preconditions};
 use consensus::StateMachine;
 use consensus::rows::MemoryRows;
 use protocol::record::{Headers, run};
-use protocol::{BlobId, BlobRef, Body, BucketId, Record, Revision, UploadId, VolumeId, WriterId, wire};
+use protocol::{BlobId, BlobRef, Body, BucketId, Record, Revision, UploadId, Version, VersionId, VolumeId, WriterId, wire};
 use serde::de::DeserializeOwned;
 
 pub const BUCKET: BucketId = BucketId(7);
@@ -52,11 +53,20 @@ impl Machine {
     }
 
     pub fn get(&self, key: &str) -> Option<Record> {
-        self.ask(&Query::Get { bucket: BUCKET, key: key.into() }).unwrap()
+        self.version(key, None).and_then(Version::record)
+    }
+
+    pub fn version(&self, key: &str, version: Option<VersionId>) -> Option<Version> {
+        self.ask::<Found>(&Query::Get { bucket: BUCKET, key: key.into(), version }).unwrap().version
     }
 
     pub fn delete(&mut self, key: &str) -> Result<crate::Applied, Error> {
-        self.apply(&Command::Delete { bucket: BUCKET, key: key.into(), conditions: Preconditions::default() })
+        self.delete_version(key, None)
+    }
+
+    pub fn delete_version(&mut self, key: &str, version: Option<VersionId>) -> Result<crate::Applied, Error> {
+        let conditions = Preconditions::default();
+        self.apply(&Command::Delete { bucket: BUCKET, key: key.into(), version, conditions, modified_ms: 12 })
     }
 
     pub fn create_upload(&mut self, key: &str, upload: u128) -> Result<(), Error> {
@@ -76,7 +86,7 @@ impl Machine {
     }
 
     pub fn complete(&mut self, key: &str, upload: u128, parts: Vec<NamedPart>) -> Result<Record, Error> {
-        self.apply(&Command::CompleteUpload {
+        let completed: Result<Completed, Error> = self.apply(&Command::CompleteUpload {
             bucket: BUCKET,
             key: key.into(),
             upload: UploadId(upload),
@@ -84,7 +94,8 @@ impl Machine {
             conditions: Preconditions::default(),
             checksum: None,
             modified_ms: 11,
-        })
+        });
+        completed.map(|completed| completed.record)
     }
 
     pub fn garbage(&self) -> Vec<crate::Garbage> {
@@ -118,7 +129,7 @@ pub fn record(etag: &str, body: Body) -> Record {
         Body::Parts { parts, .. } => parts.iter().map(|part| part.bytes).sum(),
     };
     let headers = Headers::default();
-    Record { revision: Revision(0), bytes, etag: etag.into(), checksum: None, headers, modified_ms: 5, body }
+    Record { revision: Revision(0), null: false, bytes, etag: etag.into(), checksum: None, headers, modified_ms: 5, body }
 }
 
 pub fn inline(text: &'static str) -> Body {

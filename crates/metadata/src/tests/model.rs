@@ -4,11 +4,11 @@ use super::listings::{Question, names, reference};
 use super::*;
 use crate::commands::Page;
 use crate::rows::BucketState;
-use crate::{Applied, BucketUsage, Etags, Listed, Upload, keys};
+use crate::{Applied, BucketUsage, Completed, Etags, Found, Listed, ListedVersion, Upload, VersionQuery, keys};
 use md5::{Digest, Md5};
-use protocol::Home;
 use protocol::limits::PART_BYTES_MIN;
 use protocol::record::PartRef;
+use protocol::{Home, Marker, Versioning};
 use quickcheck::{Arbitrary, Gen, QuickCheck, TestResult};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,13 +23,23 @@ enum Condition {
     IsNot(u8),
 }
 
+/// The version that a deletion names.
+#[derive(Clone, Copy, Debug)]
+enum Named {
+    None,
+    Null,
+    /// One of the key's, if it has any, or what was one.
+    Of(u8),
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Open { bucket: u64, attempt: u64 },
     Close { bucket: u64, attempt: u64 },
     Remove { bucket: u64, attempt: u64 },
     Put { bucket: u64, key: usize, etag: u8, blobs: Vec<u8>, condition: Condition },
-    Delete { bucket: u64, key: usize, condition: Condition },
+    Delete { bucket: u64, key: usize, version: Named, condition: Condition },
+    SetVersioning { bucket: u64, attempt: u64, versioning: Versioning },
     Create { bucket: u64, key: usize, upload: u128 },
     PutPart { bucket: u64, key: usize, upload: u128, number: u16, large: bool, blobs: Vec<u8> },
     Complete { bucket: u64, key: usize, upload: u128, mask: u8, spoil: u8, condition: Condition },
@@ -54,12 +64,22 @@ impl Arbitrary for Op {
         let blobs = (0..u8::arbitrary(g) % 3).map(|_| u8::arbitrary(g)).collect();
         // Uploads stay with few keys, or hardly any would be completed.
         let key_of_upload = usize::try_from(upload).unwrap() % 2;
-        match u8::arbitrary(g) % 32 {
+        let version = match u8::arbitrary(g) % 8 {
+            0 => Named::Null,
+            1..=3 => Named::Of(u8::arbitrary(g)),
+            _ => Named::None,
+        };
+        match u8::arbitrary(g) % 34 {
+            32..=33 => Op::SetVersioning {
+                bucket,
+                attempt: attempt.max(u64::from(u8::arbitrary(g) % 8)),
+                versioning: *g.choose(&[Versioning::Enabled, Versioning::Enabled, Versioning::Suspended, Versioning::Unversioned]).unwrap(),
+            },
             0..=2 => Op::Open { bucket, attempt },
             3 => Op::Close { bucket, attempt },
             4 => Op::Remove { bucket, attempt },
             5..=11 => Op::Put { bucket, key, etag: u8::arbitrary(g) % 3, blobs, condition },
-            12..=14 => Op::Delete { bucket, key, condition },
+            12..=14 => Op::Delete { bucket, key, version, condition },
             15..=17 => Op::Create { bucket, key: key_of_upload, upload },
             18..=22 => {
                 let (number, large) = (u16::from(u8::arbitrary(g) % 5), bool::arbitrary(g));
@@ -77,13 +97,15 @@ impl Arbitrary for Op {
 struct Model {
     revision: u64,
     buckets: BTreeMap<u64, (BucketState, u64)>,
-    objects: BTreeMap<(u64, String), Record>,
+    versioning: BTreeMap<u64, Versioning>,
+    /// Oldest first; none is empty.
+    objects: BTreeMap<(u64, String), Vec<Version>>,
     uploads: BTreeMap<(u64, String, u128), BTreeMap<u16, Part>>,
     /// Ids of uploads are never reused: operations name a slot, and this is the last upload of each.
     slots: BTreeMap<u128, u128>,
     last_upload: u128,
     /// Named parts of completed uploads, with the answer to Complete.
-    completed: BTreeMap<u128, (u64, String, Record, Vec<Part>)>,
+    completed: BTreeMap<u128, (u64, String, Completed, Vec<Part>)>,
     /// Blobs that have a home here: named, or condemned and not collected.
     homes: BTreeSet<u64>,
     floor: u64,
@@ -96,7 +118,7 @@ enum Answer {
     Done,
     Empty(bool),
     Applied(Applied),
-    Record(Box<Record>),
+    Completed(Box<Completed>),
     Named(Vec<u64>),
 }
 
@@ -132,7 +154,11 @@ impl Model {
     }
 
     fn judge(&self, bucket: u64, key: &str, condition: Condition) -> Result<(), Error> {
-        let current = self.objects.get(&(bucket, key.to_string())).map(|record| record.etag.clone());
+        self.judge_on(self.current(bucket, key), condition)
+    }
+
+    fn judge_on(&self, current: Option<&Record>, condition: Condition) -> Result<(), Error> {
+        let current = current.map(|record| record.etag.clone());
         let is = |tag: u8| current == Some(etag(u64::from(tag)));
         match condition {
             Condition::Present | Condition::Is(_) if current.is_none() => Err(Error::NoSuchKey),
@@ -140,6 +166,50 @@ impl Model {
             Condition::Is(tag) if !is(tag) => Err(Error::Precondition),
             Condition::IsNot(tag) if is(tag) => Err(Error::Precondition),
             _ => Ok(()),
+        }
+    }
+
+    fn versioning(&self, bucket: u64) -> Versioning {
+        self.versioning.get(&bucket).copied().unwrap_or_default()
+    }
+
+    fn versions(&self, bucket: u64, key: &str) -> &[Version] {
+        self.objects.get(&(bucket, key.to_string())).map_or(&[], Vec::as_slice)
+    }
+
+    /// The newest version, if it is an object.
+    fn current(&self, bucket: u64, key: &str) -> Option<&Record> {
+        self.versions(bucket, key).last().and_then(crate::object::object)
+    }
+
+    fn named(&self, bucket: u64, key: &str, id: VersionId) -> Option<&Version> {
+        self.versions(bucket, key).iter().find(|version| version.id() == id)
+    }
+
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.objects.values().flatten().filter_map(crate::object::object)
+    }
+
+    fn is_null(&self, bucket: u64) -> bool {
+        self.versioning(bucket) != Versioning::Enabled
+    }
+
+    fn shown(&self, bucket: u64, version: &Version) -> Option<VersionId> {
+        Some(version.id()).filter(|_| self.versioning(bucket) != Versioning::Unversioned)
+    }
+
+    fn add(&mut self, bucket: u64, key: &str, version: Version) {
+        let versions = self.objects.entry((bucket, key.to_string())).or_default();
+        versions.retain(|old| !(version.is_null() && old.is_null()));
+        versions.push(version);
+    }
+
+    fn remove(&mut self, bucket: u64, key: &str, id: VersionId) {
+        let place = (bucket, key.to_string());
+        let versions = self.objects.get_mut(&place).unwrap();
+        versions.retain(|version| version.id() != id);
+        if versions.is_empty() {
+            self.objects.remove(&place);
         }
     }
 
@@ -195,8 +265,21 @@ impl Model {
                 let record = record(&etag(u64::from(*tag)), body);
                 Command::Put { bucket: BucketId(*bucket), key: name(key), record, conditions: conditions(*condition) }
             }
-            Op::Delete { bucket, key, condition } => {
-                Command::Delete { bucket: BucketId(*bucket), key: name(key), conditions: conditions(*condition) }
+            Op::Delete { bucket, key, version, condition } => {
+                let version = match version {
+                    Named::None => None,
+                    Named::Null => Some(VersionId::Null),
+                    Named::Of(choice) => {
+                        let known = self.versions(*bucket, KEYS[*key]);
+                        let chosen =
+                            known.get(usize::from(*choice) % known.len().max(1)).map_or(u64::from(*choice), |one| one.revision().0);
+                        Some(VersionId::Numbered(Revision(chosen)))
+                    }
+                };
+                Command::Delete { bucket: BucketId(*bucket), key: name(key), version, conditions: conditions(*condition), modified_ms: 8 }
+            }
+            Op::SetVersioning { bucket, attempt, versioning } => {
+                Command::SetVersioning { bucket: BucketId(*bucket), attempt: *attempt, versioning: *versioning }
             }
             Op::Create { bucket, key, upload } => Command::CreateUpload {
                 bucket: BucketId(*bucket),
@@ -291,18 +374,53 @@ impl Model {
                 self.judge(*bucket, key, *condition)?;
                 self.check_new(blobs_of(record))?;
                 self.revision += 1;
-                let record = Record { revision: Revision(self.revision), ..record.clone() };
+                let record = Record { revision: Revision(self.revision), null: self.is_null(*bucket), ..record.clone() };
                 self.homes.extend(blobs_of(&record).iter().map(|blob| blob.blob.counter));
-                let replaced = self.objects.insert((*bucket, key.clone()), record).is_some();
-                Ok(Answer::Applied(Applied { revision: Revision(self.revision), replaced }))
+                let replaced = self.current(*bucket, key).is_some();
+                let version = Version::Object(record);
+                let shown = self.shown(*bucket, &version);
+                self.add(*bucket, key, version);
+                Ok(Answer::Applied(Applied { revision: Revision(self.revision), replaced, version: shown, marker: false }))
             }
-            (Op::Delete { bucket, condition, .. }, Command::Delete { key, .. }) => {
+            (Op::Delete { bucket, condition, .. }, Command::Delete { key, version: None, modified_ms, .. }) => {
                 self.writable(*bucket)?;
                 self.judge(*bucket, key, *condition)?;
-                let replaced = self.objects.remove(&(*bucket, key.clone())).is_some();
-                self.revision += u64::from(replaced);
-                Ok(Answer::Applied(Applied { revision: Revision(self.revision), replaced }))
+                let replaced = self.current(*bucket, key).is_some();
+                if self.versioning(*bucket) == Versioning::Unversioned {
+                    self.revision += u64::from(replaced);
+                    self.objects.remove(&(*bucket, key.clone()));
+                    return Ok(Answer::Applied(Applied { revision: Revision(self.revision), replaced, version: None, marker: false }));
+                }
+                self.revision += 1;
+                let marker = Marker { revision: Revision(self.revision), null: self.is_null(*bucket), modified_ms: *modified_ms };
+                let marker = Version::Marker(marker);
+                let version = self.shown(*bucket, &marker);
+                self.add(*bucket, key, marker);
+                Ok(Answer::Applied(Applied { revision: Revision(self.revision), replaced, version, marker: true }))
             }
+            (Op::Delete { bucket, condition, .. }, Command::Delete { key, version: Some(id), .. }) => {
+                self.writable(*bucket)?;
+                let found = self.named(*bucket, key, *id).cloned();
+                self.judge_on(found.as_ref().and_then(crate::object::object), *condition)?;
+                let replaced = found.is_some();
+                if replaced {
+                    self.revision += 1;
+                    self.remove(*bucket, key, *id);
+                }
+                let marker = matches!(found, Some(Version::Marker(_)));
+                Ok(Answer::Applied(Applied { revision: Revision(self.revision), replaced, version: Some(*id), marker }))
+            }
+            (Op::SetVersioning { bucket, attempt, versioning }, _) => match self.buckets.get(bucket) {
+                _ if *versioning == Versioning::Unversioned => malformed(),
+                None | Some((BucketState::Removed, _)) => Err(Error::NotOpen),
+                Some((_, last)) if attempt < last => Err(Error::StaleAttempt),
+                Some((BucketState::Closed, _)) => Err(Error::Closed),
+                Some((BucketState::Open, _)) => {
+                    self.buckets.insert(*bucket, (BucketState::Open, *attempt));
+                    self.versioning.insert(*bucket, *versioning);
+                    Ok(Answer::Done)
+                }
+            },
             (Op::Create { bucket, .. }, Command::CreateUpload { key, upload, .. }) => {
                 self.writable(*bucket)?;
                 if self.uploads.contains_key(&(*bucket, key.clone(), upload.0)) {
@@ -374,7 +492,7 @@ impl Model {
             return match self.completed.get(&upload) {
                 Some((of, name, record, parts)) if *of == bucket && name == key => {
                     let same = parts.iter().map(|part| (part.number, &part.etag)).eq(named.iter().map(|part| (part.number, &part.etag)));
-                    if same { Ok(Answer::Record(Box::new(record.clone()))) } else { Err(Error::NoSuchUpload) }
+                    if same { Ok(Answer::Completed(Box::new(record.clone()))) } else { Err(Error::NoSuchUpload) }
                 }
                 _ => Err(Error::NoSuchUpload),
             };
@@ -395,6 +513,7 @@ impl Model {
         let hex = format!("{:032x}", u128::from_be_bytes(Md5::digest(binary).into()));
         let record = Record {
             revision: Revision(self.revision),
+            null: self.is_null(bucket),
             etag: format!("{hex}-{}", named.len()),
             modified_ms,
             ..record(
@@ -406,15 +525,16 @@ impl Model {
             )
         };
         self.uploads.remove(&at);
-        self.completed.insert(upload, (bucket, key.to_string(), record.clone(), parts));
-        self.objects.insert((bucket, key.to_string()), record.clone());
-        Ok(Answer::Record(Box::new(record)))
+        let completed = Completed { record: record.clone(), versioned: self.versioning(bucket) != Versioning::Unversioned };
+        self.completed.insert(upload, (bucket, key.to_string(), completed.clone(), parts));
+        self.add(bucket, key, Version::Object(record));
+        Ok(Answer::Completed(Box::new(completed)))
     }
 
     /// Blobs that a record or a part of an upload under way names.
     fn living(&self) -> BTreeSet<u64> {
         let mut living = BTreeSet::new();
-        for record in self.objects.values() {
+        for record in self.records() {
             match &record.body {
                 Body::Parts { upload, .. } => {
                     living.extend(
@@ -439,7 +559,7 @@ fn run(machine: &mut Machine, command: &Command) -> Outcome {
     let outcome = match command {
         Command::CloseBucket { .. } | Command::Collect { .. } => machine.apply(command).map(Answer::Empty),
         Command::Put { .. } | Command::Delete { .. } => machine.apply(command).map(Answer::Applied),
-        Command::CompleteUpload { .. } => machine.apply(command).map(|record| Answer::Record(Box::new(record))),
+        Command::CompleteUpload { .. } => machine.apply(command).map(|completed| Answer::Completed(Box::new(completed))),
         Command::Settle { .. } => {
             machine.apply::<Vec<BlobId>>(command).map(|named| Answer::Named(named.iter().map(|blob| blob.counter).collect()))
         }
@@ -457,11 +577,13 @@ fn check_state(model: &Model, machine: &Machine) {
     assert!(living.is_subset(&model.homes), "no living blob was collected");
     for (bucket, (state, attempt)) in &model.buckets {
         let of = |other: &u64| other == bucket;
-        let objects: Vec<&Record> = model.objects.iter().filter(|((other, _), _)| of(other)).map(|(_, record)| record).collect();
+        let versions = model.objects.iter().filter(|((other, _), _)| of(other)).flat_map(|(_, versions)| versions);
+        let objects: Vec<&Record> = versions.filter_map(crate::object::object).collect();
         let usage: Option<BucketUsage> = machine.ask(&Query::Usage { bucket: BucketId(*bucket) }).unwrap();
         let expected = BucketUsage {
             open: *state == BucketState::Open,
             attempt: *attempt,
+            versioning: model.versioning(*bucket),
             objects: objects.len() as u64,
             bytes: objects.iter().map(|record| record.bytes).sum(),
             uploads: model.uploads.keys().filter(|(other, _, _)| of(other)).count() as u64,
@@ -478,11 +600,27 @@ fn check_queries(model: &Model, machine: &Machine, question: &Question) {
             assert_eq!(listed, Err(Error::NotOpen));
             continue;
         }
-        let keys = model.objects.keys().filter(|(of, _)| *of == bucket).map(|(_, key)| key.as_str());
+        let of_bucket = model.objects.keys().filter(|(of, _)| *of == bucket).map(|(_, key)| key.as_str());
+        let keys = of_bucket.clone().filter(|key| model.current(bucket, key).is_some());
         assert_eq!(names(&listed.unwrap()), reference(keys, &question.0));
+        let all = VersionQuery { max: 1000, ..VersionQuery::default() };
+        let page: Page<ListedVersion> = machine.ask(&Query::ListVersions { bucket: BucketId(bucket), query: all }).unwrap();
+        let mut lines = Vec::new();
+        for key in of_bucket {
+            let versions = model.versions(bucket, key);
+            let newest = versions.last().map(Version::revision);
+            lines.extend(versions.iter().rev().map(|one| (key, one.id(), one.revision(), Some(one.revision()) == newest)));
+        }
+        assert_eq!(page.entries.iter().map(super::versions::line).collect::<Vec<_>>(), lines);
         for key in KEYS {
-            let found: Option<Record> = machine.ask(&Query::Get { bucket: BucketId(bucket), key: key.into() }).unwrap();
-            assert_eq!(found.as_ref(), model.objects.get(&(bucket, key.to_string())));
+            let get = |version| machine.ask::<Found>(&Query::Get { bucket: BucketId(bucket), key: key.into(), version }).unwrap();
+            let versioned = model.versioning(bucket) != Versioning::Unversioned;
+            assert_eq!(get(None), Found { version: model.versions(bucket, key).last().cloned(), versioned });
+            assert_eq!(get(Some(VersionId::Null)).version.as_ref(), model.named(bucket, key, VersionId::Null));
+            for revision in 0..=model.revision {
+                let id = VersionId::Numbered(Revision(revision));
+                assert_eq!(get(Some(id)).version.as_ref(), model.named(bucket, key, id));
+            }
         }
         for upload in 1..=model.last_upload {
             for key in &KEYS[..2] {
@@ -494,7 +632,7 @@ fn check_queries(model: &Model, machine: &Machine, question: &Question) {
             }
         }
     }
-    for record in model.objects.values() {
+    for record in model.records() {
         if let Body::Parts { upload, .. } = record.body {
             let page: Page<Part> = machine.ask(&Query::CompletedParts { upload, first_number: 0, max: 100 }).unwrap();
             assert_eq!(page.entries, model.completed[&upload.0].3);
@@ -516,7 +654,7 @@ fn agree(ops: Vec<Op>, questions: Vec<Question>) -> TestResult {
         assert_eq!(got, expected, "{op:?} {command:?}");
         assert_eq!(run(&mut replica, &command), expected, "the same command on another replica");
         assert_eq!(machine.rows.state_hash(), replica.rows.state_hash());
-        completed += usize::from(matches!(got, Ok(Answer::Record(_))));
+        completed += usize::from(matches!(got, Ok(Answer::Completed(_))));
         check_state(&model, &machine);
     }
     for question in &questions {

@@ -3,7 +3,9 @@
 //! A line is `P<n> <verb> <arguments> => <answer>`; empty lines and lines that begin with `#` are skipped.
 
 use super::*;
-use crate::{Applied, Etags};
+use crate::commands::Page;
+use crate::{Applied, Etags, ListedVersion, VersionQuery};
+use protocol::Versioning;
 use std::collections::BTreeMap;
 
 fn run(transcript: &str) {
@@ -45,17 +47,54 @@ fn step(machine: &mut Machine, words: &[&str]) -> String {
         }
         ["delete", key, rest @ ..] => {
             let conditions = conditions(rest);
-            say(machine.apply(&Command::Delete { bucket: BUCKET, key: key.to_string(), conditions }).map(applied))
+            let delete = Command::Delete { bucket: BUCKET, key: key.to_string(), version: None, conditions, modified_ms: 1 };
+            say(machine.apply(&delete).map(applied))
         }
-        ["get", key] => say(machine
-            .ask::<Option<Record>>(&Query::Get { bucket: BUCKET, key: key.to_string() })
-            .map(|found| found.map_or("nothing".into(), |record| record.etag))),
+        ["delete-version", key, version] => say(machine.delete_version(key, Some(id(version))).map(applied)),
+        ["versioning", state, a] => {
+            let versioning = match *state {
+                "enabled" => Versioning::Enabled,
+                "suspended" => Versioning::Suspended,
+                other => panic!("{other}"),
+            };
+            let set = Command::SetVersioning { bucket: BUCKET, attempt: attempt(a), versioning };
+            say(machine.apply::<()>(&set).map(|()| "ok".into()))
+        }
+        ["versions", key] => say(machine
+            .ask::<Page<ListedVersion>>(&Query::ListVersions {
+                bucket: BUCKET,
+                query: VersionQuery { prefix: key.to_string(), max: 100, ..VersionQuery::default() },
+            })
+            .map(|page| page.entries.iter().map(version_line).collect::<Vec<_>>().join(", "))),
+        ["get", key, version @ ..] => say(machine
+            .ask::<Found>(&Query::Get { bucket: BUCKET, key: key.to_string(), version: version.first().map(|version| id(version)) })
+            .map(|found| match found.version {
+                None => "nothing".into(),
+                Some(Version::Object(record)) => record.etag,
+                Some(Version::Marker(_)) => "marker".into(),
+            })),
         ["create-upload", key, id] => say(machine.create_upload(key, id.parse().unwrap()).map(|()| "ok".into())),
         ["abort-upload", key, id] => {
             let upload = UploadId(id.parse().unwrap());
             say(machine.apply::<()>(&Command::AbortUpload { bucket: BUCKET, key: key.to_string(), upload }).map(|()| "ok".into()))
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// `null`, or the revision.
+fn id(text: &str) -> VersionId {
+    if text == "null" { VersionId::Null } else { VersionId::Numbered(Revision(text.parse().unwrap())) }
+}
+
+fn version_line(line: &ListedVersion) -> String {
+    let name = |revision: Revision, null: bool, latest: bool| {
+        format!("{}{}", if null { "null".to_string() } else { revision.0.to_string() }, if latest { "*" } else { "" })
+    };
+    match line {
+        ListedVersion::Object { revision, null, latest, etag, .. } => format!("{} {etag}", name(*revision, *null, *latest)),
+        ListedVersion::Marker { latest, marker, .. } => format!("{} marker", name(marker.revision, marker.null, *latest)),
+        ListedVersion::Prefix(prefix) => prefix.clone(),
     }
 }
 
@@ -72,5 +111,7 @@ transcripts!(
     a_late_close_does_not_undo_the_reopening,
     a_partition_is_closed_by_default,
     a_removed_incarnation_never_opens_again,
+    a_version_goes_only_by_its_id_and_the_null_version_by_the_next_one,
+    a_late_setting_of_versioning_changes_nothing,
     two_deletebuckets_and_one_put_lose_nothing,
 );

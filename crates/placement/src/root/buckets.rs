@@ -8,7 +8,7 @@ use crate::allocator::mix;
 use crate::commands::Reply;
 use crate::{Bootstrap, Bucket, BucketState, Error};
 use consensus::{Rows, RowsMut};
-use protocol::{BucketId, GroupId, wire};
+use protocol::{BucketId, GroupId, Versioning, wire};
 
 /// Most buckets of a cluster (S3's default limit of an account).
 pub const BUCKETS_MAX: u64 = 10_000;
@@ -53,7 +53,8 @@ pub(super) fn begin_create(
             counters.attempt += 1;
             let id = BucketId(counters.bucket);
             let partitions = choose_partitions(id, &bootstrap.partitions);
-            Bucket { name, id, owner, created_ms, state: BucketState::Creating, attempt: counters.attempt, partitions }
+            let (state, attempt, versioning) = (BucketState::Creating, counters.attempt, Versioning::Unversioned);
+            Bucket { name, id, owner, created_ms, state, attempt, partitions, versioning, setting: None }
         }
     };
     store(rows, &bucket);
@@ -102,6 +103,47 @@ pub(super) fn finish_delete(
         (BucketState::Live, false) => Ok(Verdict::Unchanged(Reply::Done)),
         // The attempt belongs to a creation, or was ended by reopening.
         (BucketState::Live, true) | (BucketState::Creating, _) => Err(Error::StaleAttempt),
+    }
+}
+
+pub(super) fn begin_set_versioning(
+    rows: &mut RowsMut<'_>,
+    counters: &mut Counters,
+    name: &str,
+    versioning: Option<Versioning>,
+) -> Result<Verdict, Error> {
+    let bucket = find_mut(rows, name).ok_or(Error::NoSuchBucket)?;
+    match bucket.state {
+        BucketState::Creating => return Err(Error::NoSuchBucket),
+        // The deletion has the attempt: it removes the bucket, or reopens it.
+        BucketState::Deleting => return Err(Error::Refused("the bucket is being deleted".into())),
+        BucketState::Live => {}
+    }
+    let setting = match versioning {
+        Some(Versioning::Unversioned) => return Err(Error::Refused("versioning cannot be unset".into())),
+        Some(versioning) => Some(versioning),
+        None if bucket.setting.is_none() => return Ok(Verdict::Unchanged(Reply::Bucket(bucket))),
+        None => bucket.setting,
+    };
+    if bucket.setting.is_some() {
+        runtime::probe!("placement: a setting of versioning overtakes another");
+    }
+    counters.attempt += 1;
+    let bucket = Bucket { attempt: counters.attempt, setting, ..bucket };
+    store(rows, &bucket);
+    Ok(Verdict::Changed(Reply::Bucket(bucket)))
+}
+
+pub(super) fn finish_set_versioning(rows: &mut RowsMut<'_>, name: &str, attempt: u64) -> Result<Verdict, Error> {
+    let bucket = of_attempt(rows, name, attempt)?;
+    match (bucket.state, bucket.setting) {
+        (BucketState::Live, Some(versioning)) => {
+            store(rows, &Bucket { versioning, setting: None, ..bucket });
+            Ok(Verdict::Changed(Reply::Done))
+        }
+        (BucketState::Live, None) => Ok(Verdict::Unchanged(Reply::Done)),
+        // The attempt belongs to a creation or deletion.
+        (BucketState::Creating | BucketState::Deleting, _) => Err(Error::StaleAttempt),
     }
 }
 
@@ -195,11 +237,28 @@ mod tests {
                 "delete" => model.apply(Command::BeginDeleteBucket { name }),
                 "remove" => model.apply(Command::FinishDeleteBucket { name, attempt, removed: true }),
                 "reopen" => model.apply(Command::FinishDeleteBucket { name, attempt, removed: false }),
+                "set" => {
+                    let versioning = match words[2] {
+                        "enabled" => Some(Versioning::Enabled),
+                        "suspended" => Some(Versioning::Suspended),
+                        "never" => Some(Versioning::Unversioned),
+                        "on" => None,
+                        other => panic!("{other}"),
+                    };
+                    model.apply(Command::BeginSetVersioning { name, versioning })
+                }
+                "finish-set" => model.apply(Command::FinishSetVersioning { name, attempt }),
                 "show" => model.query(Query::Bucket { name }),
                 other => panic!("{other}"),
             };
             let shown = match answer.result {
-                Ok(Reply::Bucket(b)) => format!("{:?} id {} attempt {} of {}", b.state, b.id, b.attempt, b.owner),
+                Ok(Reply::Bucket(b)) => {
+                    let versioning = match (b.versioning, b.setting) {
+                        (Versioning::Unversioned, None) => String::new(),
+                        (versioning, setting) => format!(" {versioning:?} to {setting:?}"),
+                    };
+                    format!("{:?} id {} attempt {} of {}{versioning}", b.state, b.id, b.attempt, b.owner)
+                }
                 Ok(other) => format!("{other:?}"),
                 Err(error) => format!("{error:?}"),
             };
@@ -292,6 +351,56 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_of_versioning_is_finished_by_its_attempt_or_taken_over() {
+        let trace = transcript(
+            &mut Model::founded(1, 1, 6),
+            "create a ann
+             set a enabled
+             finish-create a 1
+             set a on
+             set a never
+             set a enabled
+             set a suspended
+             finish-set a 2
+             set a on
+             finish-set a 4
+             finish-set a 4
+             set a enabled
+             delete a
+             finish-set a 5
+             set a enabled
+             reopen a 6
+             show a
+             set a on
+             finish-set a 7
+             show a",
+        );
+        assert_eq!(
+            trace,
+            "create a ann: Creating id 1 attempt 1 of ann\n\
+             set a enabled: NoSuchBucket\n\
+             finish-create a 1: Done\n\
+             set a on: Live id 1 attempt 1 of ann\n\
+             set a never: Refused(\"versioning cannot be unset\")\n\
+             set a enabled: Live id 1 attempt 2 of ann Unversioned to Some(Enabled)\n\
+             set a suspended: Live id 1 attempt 3 of ann Unversioned to Some(Suspended)\n\
+             finish-set a 2: StaleAttempt\n\
+             set a on: Live id 1 attempt 4 of ann Unversioned to Some(Suspended)\n\
+             finish-set a 4: Done\n\
+             finish-set a 4: Done\n\
+             set a enabled: Live id 1 attempt 5 of ann Suspended to Some(Enabled)\n\
+             delete a: Deleting id 1 attempt 6 of ann Suspended to Some(Enabled)\n\
+             finish-set a 5: StaleAttempt\n\
+             set a enabled: Refused(\"the bucket is being deleted\")\n\
+             reopen a 6: Done\n\
+             show a: Live id 1 attempt 6 of ann Suspended to Some(Enabled)\n\
+             set a on: Live id 1 attempt 7 of ann Suspended to Some(Enabled)\n\
+             finish-set a 7: Done\n\
+             show a: Live id 1 attempt 7 of ann Enabled to None\n"
+        );
+    }
+
+    #[test]
     fn listing_shows_what_exists_in_pages() {
         let mut model = Model::founded(1, 1, 6);
         for name in ["a", "a.b", "b", "c", "half"] {
@@ -351,8 +460,10 @@ mod tests {
             state: BucketState::Deleting,
             attempt: 7,
             partitions: vec![GroupId(1), GroupId(9)],
+            versioning: Versioning::Enabled,
+            setting: Some(Versioning::Suspended),
         };
-        assert_eq!(wire::encode(&bucket), [1, 2, b'a', b'b', 3, 1, b'o', 0xac, 2, 2, 7, 2, 1, 9]);
+        assert_eq!(wire::encode(&bucket), [1, 2, b'a', b'b', 3, 1, b'o', 0xac, 2, 2, 7, 2, 1, 9, 1, 1, 2]);
     }
 
     /// Random histories of three names under random attempts, against the invariants of the file header.
@@ -365,7 +476,9 @@ mod tests {
                 let name = format!("n{}", name % 3);
                 let before = model.query(Query::Bucket { name: name.clone() }).result;
                 let attempt = last_attempt - u64::from(back % 3).min(last_attempt);
-                let command = match verb % 5 {
+                let command = match verb % 7 {
+                    5 => Command::BeginSetVersioning { name: name.clone(), versioning: Some(Versioning::Enabled) },
+                    6 => Command::FinishSetVersioning { name: name.clone(), attempt },
                     0 => begin(&name, "o"),
                     1 => Command::FinishCreateBucket { name: name.clone(), attempt },
                     2 => Command::BeginDeleteBucket { name: name.clone() },

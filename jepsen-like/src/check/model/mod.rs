@@ -3,9 +3,11 @@
 
 mod bucket;
 mod upload;
+pub(in crate::check) mod version;
 
 pub use bucket::buckets;
 pub use upload::uploads;
+pub use version::versions;
 
 use super::Violation;
 use super::search::{Found, Machine, Span, search};

@@ -1,0 +1,502 @@
+//! A bucket whose versioning somebody sets, one of its keys at a time: a stack of versions, of which one may be null.
+//! Writes put a version on top; while versioning is not enabled it is null and takes the place of the null one before.
+//! Nothing else goes but by its name. So every acknowledged version stays readable until it is deleted by name, the one
+//! on top is current, their order is that of the writes, and a listing of versions shows them all.
+//!
+//! Versions of objects are told apart by their values, which are unique; markers by the deletion that made them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::judge;
+use crate::check::Violation;
+use crate::check::register::Condition;
+use crate::check::search::{Machine, Span};
+use crate::history::{Action, History, ListedVersion, Operation, Outcome, Seen, Value};
+
+/// As clients call the null version.
+const NULL: &str = "null";
+
+/// Buckets whose versioning somebody sets: no register explains their keys, and this model alone judges them.
+pub(in crate::check) fn versioned(history: &History) -> BTreeSet<&str> {
+    let sets = |operation: &&Operation| matches!(operation.action, Action::SetVersioning(_));
+    history.operations.iter().filter(sets).map(|operation| operation.bucket.as_str()).collect()
+}
+
+/// Check every such bucket of `history`; none had versioning set before it began.
+pub fn versions(history: &History) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for bucket in versioned(history) {
+        let own: Vec<&Operation> = history.operations.iter().filter(|operation| operation.bucket == bucket).collect();
+        violations.extend(judge_setting(bucket, &own));
+        let mut keys: BTreeSet<&str> = own.iter().map(|operation| operation.key.as_str()).filter(|key| !key.is_empty()).collect();
+        for operation in &own {
+            if let Outcome::Versions(page) = &operation.outcome {
+                keys.extend(page.versions.iter().map(|version| version.key.as_str()));
+            }
+        }
+        for key in keys {
+            violations.extend(judge_key(bucket, key, &own));
+        }
+    }
+    violations
+}
+
+/// The versioning of the bucket as it is set and asked for.
+fn judge_setting(bucket: &str, own: &[&Operation]) -> Option<Violation> {
+    let deed = |operation: &Operation| match (&operation.action, &operation.outcome) {
+        (Action::SetVersioning(enabled), Outcome::Done | Outcome::Unknown(_)) => Some(Deed::Set(*enabled)),
+        (Action::GetVersioning, Outcome::Versioning(seen)) => Some(Deed::Mode(mode(*seen))),
+        _ => None,
+    };
+    search(&format!("versioning of bucket {bucket}"), own, deed)
+}
+
+fn judge_key(bucket: &str, key: &str, own: &[&Operation]) -> Option<Violation> {
+    let object = format!("versions of {bucket}/{key}");
+    let names = match Names::learn(key, own) {
+        Ok(names) => names,
+        Err(explanation) => return Some(Violation::Model { object, explanation }),
+    };
+    let whole = own.iter().filter(|operation| operation.key.is_empty() || operation.key == key).copied().collect::<Vec<_>>();
+    search(&object, &whole, |operation| names.deed(key, operation))
+}
+
+fn search(object: &str, operations: &[&Operation], deed: impl Fn(&Operation) -> Option<Deed>) -> Option<Violation> {
+    let (mut kept, mut spans, mut deeds) = (Vec::new(), Vec::new(), Vec::new());
+    for operation in operations {
+        let Some(deed) = deed(operation) else { continue };
+        let ended = if matches!(operation.outcome, Outcome::Unknown(_)) { None } else { operation.ended };
+        kept.push(*operation);
+        spans.push(Span { begun: operation.begun, ended });
+        deeds.push(deed);
+    }
+    judge(object, &kept, &spans, &Stack(deeds), State::default())
+}
+
+fn mode(enabled: Option<bool>) -> Mode {
+    match enabled {
+        None => Mode::Unversioned,
+        Some(true) => Mode::Enabled,
+        Some(false) => Mode::Suspended,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+enum Mode {
+    #[default]
+    Unversioned,
+    Enabled,
+    Suspended,
+}
+
+impl Mode {
+    /// In which a write was made that was told this id.
+    fn of(id: Option<&str>) -> Mode {
+        match id {
+            None => Mode::Unversioned,
+            Some(NULL) => Mode::Suspended,
+            Some(_) => Mode::Enabled,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Content {
+    Object(Value),
+    /// By the beginning of the deletion that made it.
+    Marker(u64),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Item {
+    content: Content,
+    null: bool,
+}
+
+/// Which version is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Named {
+    Null,
+    Is(Content),
+    /// A marker of a deletion of unknown outcome: any of those.
+    SomeMarker,
+}
+
+/// A version as a listing shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Shown {
+    null: bool,
+    named: Named,
+    latest: bool,
+}
+
+/// What a page of a listing tells of the key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Page {
+    /// It goes on behind this version of the key.
+    behind: Option<Named>,
+    shown: Vec<Shown>,
+    /// It goes beyond the key.
+    whole: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Deed {
+    Set(bool),
+    Mode(Mode),
+    /// In this mode, if the reply told it.
+    Put {
+        value: Value,
+        condition: Option<Condition>,
+        mode: Option<Mode>,
+    },
+    Failed(Condition),
+    Delete {
+        begun: u64,
+        mode: Option<Mode>,
+    },
+    DeleteNamed(Named),
+    /// Its current object; with `null` if the reply told an id.
+    Read {
+        seen: Option<Value>,
+        null: Option<bool>,
+    },
+    ReadNamed {
+        named: Named,
+        seen: Option<Value>,
+    },
+    List(Page),
+}
+
+/// What version ids of one key mean.
+#[derive(Default)]
+struct Names<'a> {
+    objects: BTreeMap<&'a str, Value>,
+    markers: BTreeMap<&'a str, u64>,
+}
+
+impl<'a> Names<'a> {
+    /// From all replies; an id means one version for ever, and a version has one id.
+    fn learn(key: &str, own: &[&'a Operation]) -> Result<Names<'a>, String> {
+        let mut names = Names::default();
+        let mut ids: BTreeMap<Value, &str> = BTreeMap::new();
+        let mut object = |names: &mut Names<'a>, id: &'a str, value: Value| {
+            if id == NULL {
+                return Ok(());
+            }
+            let (known, other) = (*names.objects.entry(id).or_insert(value), *ids.entry(value).or_insert(id));
+            if known != value || other != id || names.markers.contains_key(id) {
+                return Err(format!("version {id} is told to be {value:?}, and {known:?}; that one has the id {other}"));
+            }
+            Ok(())
+        };
+        for operation in own {
+            let is_ours = operation.key == key;
+            match (&operation.action, &operation.outcome) {
+                (_, Outcome::Versions(page)) => {
+                    for version in page.versions.iter().filter(|version| version.key == key) {
+                        if let Some(value) = version.value {
+                            object(&mut names, &version.id, value)?;
+                        }
+                    }
+                }
+                (Action::Delete, Outcome::Made(Some(id))) if is_ours && id != NULL => {
+                    if names.markers.insert(id, operation.begun).is_some() || names.objects.contains_key(id.as_str()) {
+                        return Err(format!("version {id} was given twice"));
+                    }
+                }
+                (_, Outcome::Made(Some(id))) if is_ours => match operation.writes() {
+                    Some(value) => object(&mut names, id, value)?,
+                    None => {}
+                },
+                (_, Outcome::Found { seen: Seen::Value(value), version: Some(id) }) if is_ours => object(&mut names, id, *value)?,
+                _ => {}
+            }
+        }
+        Ok(names)
+    }
+
+    fn named(&self, id: &str) -> Named {
+        match (self.objects.get(id), self.markers.get(id)) {
+            _ if id == NULL => Named::Null,
+            (Some(value), _) => Named::Is(Content::Object(*value)),
+            (None, Some(begun)) => Named::Is(Content::Marker(*begun)),
+            (None, None) => Named::SomeMarker,
+        }
+    }
+
+    fn shown(&self, version: &ListedVersion) -> Shown {
+        let named = match version.value {
+            Some(value) => Named::Is(Content::Object(value)),
+            None if version.id == NULL => Named::SomeMarker,
+            None => self.named(&version.id),
+        };
+        Shown { null: version.id == NULL, named, latest: version.latest }
+    }
+
+    /// What an operation does to the key, or tells of it.
+    fn deed(&self, key: &str, operation: &Operation) -> Option<Deed> {
+        let told = |made: &Outcome| match made {
+            Outcome::Made(id) => Some(Mode::of(id.as_deref())),
+            _ => None,
+        };
+        let put = |value: Value, condition| match &operation.outcome {
+            made @ (Outcome::Made(_) | Outcome::Unknown(_)) => Some(Deed::Put { value, condition, mode: told(made) }),
+            Outcome::PreconditionFailed => condition.map(Deed::Failed),
+            _ => None,
+        };
+        match (&operation.action, &operation.outcome) {
+            (Action::SetVersioning(enabled), Outcome::Done | Outcome::Unknown(_)) => Some(Deed::Set(*enabled)),
+            (Action::Put(value), _) => put(*value, None),
+            (Action::PutIfAbsent(value), _) => put(*value, Some(Condition::Absent)),
+            (Action::PutIfMatches { value, expected }, _) => put(*value, Some(Condition::Matches(*expected))),
+            (Action::Delete, made @ (Outcome::Made(_) | Outcome::Unknown(_))) => {
+                Some(Deed::Delete { begun: operation.begun, mode: told(made) })
+            }
+            (Action::DeleteVersion(id), Outcome::Made(_) | Outcome::Unknown(_)) => Some(Deed::DeleteNamed(self.named(id))),
+            (Action::Get | Action::Head, Outcome::Found { seen: Seen::Value(value), version }) => {
+                Some(Deed::Read { seen: Some(*value), null: version.as_ref().map(|id| id == NULL) })
+            }
+            (Action::Get | Action::Head, Outcome::Found { seen: Seen::Absent, .. } | Outcome::Read(Seen::Absent)) => {
+                Some(Deed::Read { seen: None, null: None })
+            }
+            // The reading of every key at the end.
+            (Action::Get, Outcome::Read(Seen::Value(value))) => Some(Deed::Read { seen: Some(*value), null: None }),
+            (Action::GetVersion(id), Outcome::Found { seen: Seen::Value(value), .. }) => {
+                Some(Deed::ReadNamed { named: self.named(id), seen: Some(*value) })
+            }
+            (Action::GetVersion(id), Outcome::Found { seen: Seen::Absent, .. }) => {
+                Some(Deed::ReadNamed { named: self.named(id), seen: None })
+            }
+            (Action::ListVersions(list), Outcome::Versions(page)) => {
+                let behind = match &list.behind {
+                    Some(last) if last.key.as_str() > key => return None,
+                    Some(last) if last.key == key => Some(self.shown(last).named),
+                    _ => None,
+                };
+                let last = page.versions.last().filter(|_| page.truncated);
+                if !key.starts_with(&list.prefix) || last.is_some_and(|last| last.key.as_str() < key) {
+                    return None;
+                }
+                let shown = page.versions.iter().filter(|version| version.key == key).map(|version| self.shown(version)).collect();
+                Some(Deed::List(Page { behind, shown, whole: last.is_none_or(|last| last.key != key) }))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Oldest first.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+struct State {
+    mode: Mode,
+    items: Vec<Item>,
+}
+
+impl State {
+    fn current(&self) -> Option<Value> {
+        self.items.last().and_then(Item::value)
+    }
+
+    fn add(&self, content: Content) -> State {
+        let null = self.mode != Mode::Enabled;
+        let kept = self.items.iter().filter(|item| !(null && item.null)).copied();
+        State { mode: self.mode, items: kept.chain([Item { content, null }]).collect() }
+    }
+
+    fn without(&self, named: Named) -> State {
+        // A marker that nobody knows by name is not deleted by name.
+        State { mode: self.mode, items: self.items.iter().filter(|item| named == Named::SomeMarker || !item.is(named)).copied().collect() }
+    }
+
+    /// Whether the page shows what stands.
+    fn is_shown(&self, page: &Page) -> bool {
+        let newest: Vec<&Item> = self.items.iter().rev().collect();
+        let fits =
+            |from: usize| {
+                let rest = &newest[from..];
+                let long_enough = if page.whole { rest.len() == page.shown.len() } else { rest.len() >= page.shown.len() };
+                long_enough
+                    && page.shown.iter().zip(rest).enumerate().all(|(index, (shown, item))| {
+                        item.is(shown.named) && item.null == shown.null && shown.latest == (from + index == 0)
+                    })
+            };
+        match page.behind {
+            None => fits(0),
+            Some(behind) => match newest.iter().position(|item| behind != Named::SomeMarker && item.is(behind)) {
+                Some(place) => fits(place + 1),
+                // It is gone: the page goes on where it stood.
+                None => (0..=newest.len()).any(fits),
+            },
+        }
+    }
+}
+
+impl Item {
+    fn value(&self) -> Option<Value> {
+        match self.content {
+            Content::Object(value) => Some(value),
+            Content::Marker(_) => None,
+        }
+    }
+
+    fn is(&self, named: Named) -> bool {
+        match named {
+            Named::Null => self.null,
+            Named::Is(content) => self.content == content,
+            Named::SomeMarker => matches!(self.content, Content::Marker(_)),
+        }
+    }
+}
+
+struct Stack(Vec<Deed>);
+
+impl Machine for Stack {
+    type State = State;
+
+    /// The reference model.
+    fn step(&self, state: &State, operation: usize, _: usize) -> Option<State> {
+        let in_mode = |mode: &Option<Mode>| mode.is_none_or(|mode| mode == state.mode);
+        let fits = match &self.0[operation] {
+            Deed::Set(enabled) => return Some(State { mode: mode(Some(*enabled)), items: state.items.clone() }),
+            Deed::Put { value, condition, mode } => {
+                let holds = in_mode(mode) && condition.is_none_or(|condition| condition.holds(state.current()));
+                return holds.then(|| state.add(Content::Object(*value)));
+            }
+            Deed::Delete { mode, .. } if !in_mode(mode) => return None,
+            Deed::Delete { .. } if state.mode == Mode::Unversioned => return Some(State::default()),
+            Deed::Delete { begun, .. } => return Some(state.add(Content::Marker(*begun))),
+            Deed::DeleteNamed(named) => return Some(state.without(*named)),
+            Deed::Mode(seen) => *seen == state.mode,
+            Deed::Failed(condition) => !condition.holds(state.current()),
+            Deed::Read { seen, null } => {
+                *seen == state.current() && null.is_none_or(|null| state.items.last().is_some_and(|item| item.null == null))
+            }
+            Deed::ReadNamed { named, seen } => *seen == state.items.iter().find(|item| item.is(*named)).and_then(Item::value),
+            Deed::List(page) => state.is_shown(page),
+        };
+        fits.then(|| state.clone())
+    }
+
+    fn only_reads(&self, operation: usize) -> bool {
+        matches!(self.0[operation], Deed::Mode(_) | Deed::Failed(_) | Deed::Read { .. } | Deed::ReadNamed { .. } | Deed::List(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::read_back::tests::{Log, value};
+    use crate::history::{VersionList, VersionPage};
+
+    fn made(id: &str) -> Outcome {
+        Outcome::Made(Some(id.to_owned()))
+    }
+
+    fn found(id: u64, version: &str) -> Outcome {
+        Outcome::Found { seen: Seen::Value(value(id)), version: Some(version.to_owned()) }
+    }
+
+    fn absent() -> Outcome {
+        Outcome::Found { seen: Seen::Absent, version: None }
+    }
+
+    fn line(id: &str, of: Option<u64>, latest: bool) -> ListedVersion {
+        ListedVersion { key: "k".to_owned(), id: id.to_owned(), latest, value: of.map(value) }
+    }
+
+    fn page(lines: &[ListedVersion], truncated: bool) -> Outcome {
+        Outcome::Versions(VersionPage { versions: lines.to_vec(), truncated })
+    }
+
+    fn list(behind: Option<ListedVersion>) -> Action {
+        Action::ListVersions(VersionList { prefix: String::new(), behind, keys_max: 9 })
+    }
+
+    fn holds(mut log: Log) -> bool {
+        for operation in &mut log.history.operations {
+            if matches!(operation.action, Action::SetVersioning(_) | Action::GetVersioning | Action::ListVersions(_)) {
+                operation.key.clear();
+            }
+        }
+        versions(&log.history).is_empty()
+    }
+
+    /// Null version 1, then versions 2 and 3, and a marker.
+    fn log() -> Log {
+        let mut log = Log::default();
+        log.end(Action::Put(value(1)), Outcome::Made(None)).done(Action::SetVersioning(true));
+        log.end(Action::Put(value(2)), made("b")).end(Action::Put(value(3)), made("c")).end(Action::Delete, made("d"));
+        log
+    }
+
+    #[test]
+    fn a_key_with_versions_lives_as_s3_says() {
+        let mut log = log();
+        log.end(Action::Get, absent()).end(Action::GetVersion("b".to_owned()), found(2, "b"));
+        let lines = [line("d", None, true), line("c", Some(3), false), line("b", Some(2), false), line("null", Some(1), false)];
+        log.end(list(None), page(&lines, false));
+        log.end(list(None), page(&lines[..2], true)).end(list(Some(lines[1].clone())), page(&lines[2..], false));
+        log.end(Action::DeleteVersion("d".to_owned()), made("d")).end(Action::Get, found(3, "c"));
+        log.done(Action::SetVersioning(false)).end(Action::GetVersioning, Outcome::Versioning(Some(false)));
+        log.end(Action::Put(value(4)), made("null")).end(Action::GetVersion("null".to_owned()), found(4, "null"));
+        let lines = [line("null", Some(4), true), line("c", Some(3), false), line("b", Some(2), false)];
+        log.end(list(None), page(&lines, false)).end(Action::Delete, made("null")).end(Action::GetVersion("null".to_owned()), absent());
+        log.end(Action::PutIfAbsent(value(5)), made("null")).unknown(Action::SetVersioning(true)).end(Action::Put(value(6)), made("f"));
+        assert!(holds(log));
+    }
+
+    #[test]
+    fn doctored_versions_are_found() {
+        let all = || [line("d", None, true), line("c", Some(3), false), line("b", Some(2), false), line("null", Some(1), false)];
+        let lies: Vec<(&str, Box<dyn Fn(&mut Log)>)> = vec![
+            ("a version is gone", Box::new(|log| drop(log.end(Action::GetVersion("b".to_owned()), absent())))),
+            ("the null version went", Box::new(|log| drop(log.end(Action::GetVersion("null".to_owned()), absent())))),
+            ("a write under the setting before", Box::new(|log| drop(log.end(Action::Put(value(4)), made("null"))))),
+            ("a marker hides nothing", Box::new(|log| drop(log.end(Action::Get, found(3, "c"))))),
+            ("another setting", Box::new(|log| drop(log.end(Action::GetVersioning, Outcome::Versioning(None))))),
+            ("an id twice", Box::new(|log| drop(log.end(Action::Put(value(4)), made("c"))))),
+            ("a line is missing", Box::new(move |log| drop(log.end(list(None), page(&all()[..3], false))))),
+            ("the latest is not", Box::new(move |log| drop(log.end(list(None), page(&[line("d", None, false)], true))))),
+            ("lost at the border", Box::new(move |log| drop(log.end(list(Some(all()[1].clone())), page(&[], false))))),
+            (
+                "out of order",
+                Box::new(move |log| {
+                    let mut lines = all();
+                    lines.swap(1, 2);
+                    log.end(list(None), page(&lines, false));
+                }),
+            ),
+            (
+                "the null version twice",
+                Box::new(move |log| {
+                    log.done(Action::SetVersioning(false)).end(Action::Put(value(4)), made("null"));
+                    let lines: Vec<_> =
+                        [line("null", Some(4), true), line("d", None, false)].into_iter().chain(all()[1..].to_vec()).collect();
+                    log.end(list(None), page(&lines, false));
+                }),
+            ),
+            (
+                "a write that costs a version",
+                Box::new(|log| {
+                    log.done(Action::SetVersioning(false)).end(Action::Put(value(4)), made("null"));
+                    log.end(Action::GetVersion("c".to_owned()), absent());
+                }),
+            ),
+        ];
+        for (what, lie) in lies {
+            let mut log = log();
+            lie(&mut log);
+            assert!(!holds(log), "{what}");
+        }
+    }
+
+    #[test]
+    fn registers_leave_such_buckets_to_this_model() {
+        let mut log = log();
+        log.end(Action::DeleteVersion("d".to_owned()), made("d")).end(Action::Get, found(3, "c"));
+        assert!(crate::check::linearizable(&log.history).is_empty());
+        let finals = BTreeMap::from([("k".to_owned(), Ok(Seen::Value(value(3))))]);
+        assert!(crate::check::read_back(&log.history, "b", &finals).is_empty());
+    }
+}
