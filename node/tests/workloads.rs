@@ -17,7 +17,7 @@ const HEAD: &str = "# Claim: every kind of workload does on real processes what 
     invariants = [\"I1\", \"I3\"]\nruns_on = [\"processes\"]\n\
     [cluster]\nzones = 3\nnodes_per_zone = 2\ndrives_per_node = 1\nscheme = \"rs(4,2)\"\n";
 /// Clients, keys and sizes for each kind.
-const KINDS: [(&str, usize, usize, &str); 7] = [
+const KINDS: [(&str, usize, usize, &str); 8] = [
     ("put-get-delete", 3, 12, "0..300KiB"),
     ("list", 2, 30, "0..4KiB"),
     ("multipart", 2, 5, "100..64KiB"),
@@ -25,6 +25,7 @@ const KINDS: [(&str, usize, usize, &str); 7] = [
     ("buckets", 4, 2, "1..4KiB"),
     ("rude", 4, 6, "100..100KiB"),
     ("overload", 4, 6, "100KiB..2MiB"),
+    ("versions", 3, 3, "20..50KiB"),
 ];
 
 #[test]
@@ -48,16 +49,20 @@ fn every_workload_runs_on_real_processes_without_a_wrong_answer() {
         (recorder.history(), standing)
     });
 
-    let wrong = history.operations.iter().find(|operation| matches!(operation.outcome, Outcome::Read(Seen::Wrong(_))));
+    let is_wrong = |outcome: &Outcome| matches!(outcome, Outcome::Read(Seen::Wrong(_)) | Outcome::Found { seen: Seen::Wrong(_), .. });
+    let wrong = history.operations.iter().find(|operation| is_wrong(&operation.outcome));
     assert!(wrong.is_none(), "{wrong:?}");
     assert_eq!(standing.len(), KINDS.len() - 1 + 3, "each workload has a bucket, that of buckets three");
     for (bucket, Standing { finals, listed }) in &standing {
         assert_eq!(check::read_back(&history, bucket, finals), [], "{bucket}");
         assert_eq!(check::listing(finals, listed.as_ref().unwrap()), [], "{bucket}");
     }
+    assert_eq!(check::model::versions(&history), []);
     let tally = history.tally();
     // What even a busy machine gets to in the time.
-    for outcome in ["done", "read", "read absent", "page listed", "upload begun", "copied", "refused: bucket_exists"] {
+    for outcome in
+        ["done", "read", "read absent", "page listed", "upload begun", "copied", "refused: bucket_exists", "version made", "version read"]
+    {
         assert!(tally.contains_key(outcome), "{outcome}: {tally:?}");
     }
     assert!(tally.keys().any(|outcome| outcome.starts_with("not done: rude, ")), "{tally:?}");
