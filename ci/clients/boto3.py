@@ -161,6 +161,35 @@ def delete():
     must(code_of(s3.head_bucket, Bucket=BUCKET) == "404", "the bucket is still there")
 
 
+def versions():
+    bucket, key = f"{BUCKET}-versions", "a key"
+    s3.create_bucket(Bucket=bucket)
+    must("Status" not in s3.get_bucket_versioning(Bucket=bucket), "versioning is set from the start")
+    s3.put_object(Bucket=bucket, Key=key, Body=b"null")
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    must(s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled", "versioning is not enabled")
+    ids = ["null"] + [s3.put_object(Bucket=bucket, Key=key, Body=body)["VersionId"] for body in (b"one", b"two")]
+    for name, body in zip(ids, (b"null", b"one", b"two")):
+        must(s3.get_object(Bucket=bucket, Key=key, VersionId=name)["Body"].read() == body, f"version {name} has wrong bytes")
+    marker = s3.delete_object(Bucket=bucket, Key=key)
+    must(marker["DeleteMarker"] and code_of(s3.get_object, Bucket=bucket, Key=key) == "NoSuchKey", "a delete marker hides nothing")
+    shown, markers = [], []
+    for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, PaginationConfig={"PageSize": 2}):
+        shown += [row["VersionId"] for row in page.get("Versions", [])]
+        markers += [row["VersionId"] for row in page.get("DeleteMarkers", [])]
+    must(shown == ids[::-1] and markers == [marker["VersionId"]], f"listed are {shown} and {markers}")
+    s3.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": bucket, "Key": key, "VersionId": ids[1]})
+    must(s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"one", "a version is not restored")
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
+    must(s3.put_object(Bucket=bucket, Key=key, Body=b"new null")["VersionId"] == "null", "a suspended bucket numbers versions")
+    page = s3.list_object_versions(Bucket=bucket)
+    rows = [{"Key": row["Key"], "VersionId": row["VersionId"]} for row in page["Versions"] + page["DeleteMarkers"]]
+    must(len(rows) == 5, f"{len(rows)} versions and markers, not 5")
+    reply = s3.delete_objects(Bucket=bucket, Delete={"Objects": rows})
+    must(not reply.get("Errors") and len(reply["Deleted"]) == 5, f"{reply}")
+    s3.delete_bucket(Bucket=bucket)
+
+
 step("create", create)
 for file in FILES:
     if step(f"put {size_name(file)}", put, file):
@@ -179,4 +208,5 @@ step("presign SigV2", presign, "s3")
 step("presign SigV4", presign, "s3v4")
 step("presign PUT", presign_put)
 step("fileobj", fileobj)
+step("versions", versions)
 step("delete", delete)

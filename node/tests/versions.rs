@@ -3,12 +3,14 @@
 
 mod server;
 
-use http::HeaderMap;
 use jepsen_like::s3::{Client, Content, Element, Error, Request};
 use runtime::process::block_on;
 use server::Up;
+use std::collections::BTreeMap;
 
-type Answer = Result<(HeaderMap, bytes::Bytes), Error>;
+/// Headers and body.
+type Whole = (BTreeMap<String, String>, bytes::Bytes);
+type Answer = Result<Whole, Error>;
 
 fn code(answer: Answer) -> String {
     match answer {
@@ -17,8 +19,8 @@ fn code(answer: Answer) -> String {
     }
 }
 
-fn header(answer: &(HeaderMap, bytes::Bytes), name: &str) -> Option<String> {
-    answer.0.get(name).map(|value| value.to_str().unwrap().to_string())
+fn header(answer: &Whole, name: &str) -> Option<String> {
+    answer.0.get(name).cloned()
 }
 
 fn id(answer: Answer) -> String {
@@ -29,7 +31,9 @@ struct Bucket(Client);
 
 impl Bucket {
     async fn ask(&self, request: Request) -> Answer {
-        self.0.call_whole(&request).await
+        let (headers, body) = self.0.call_whole(&request).await?;
+        let headers = headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_string())).collect();
+        Ok((headers, body))
     }
 
     async fn set(&self, inner: &str) -> Answer {

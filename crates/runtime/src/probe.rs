@@ -34,6 +34,8 @@ pub const WAYPOINTS: &[&str] = &[
     "bucket-deletion-begun",
     "bucket-deletion-closed-everywhere",
     "bucket-deletion-removed-everywhere",
+    "versioning-begun",
+    "versioning-set-everywhere",
     "consensus-batch-durable",
     "consensus-before-checkpoint",
     "consensus-before-vote",

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use jepsen_like::workload::{Place, PlannedAction, Step, UploadName};
+use jepsen_like::workload::{Place, PlannedAction, Step, UploadName, VersionAction};
 
 use crate::plan::{Knobs, Plan};
 
@@ -110,7 +110,13 @@ fn keys(plan: &Plan) -> (BTreeMap<Key, usize>, Vec<Option<Key>>) {
         UploadName::LatestOf(_) => None,
     };
     let key = |step: &Step| {
-        let at = match &step.action {
+        let action = match &step.action {
+            PlannedAction::Version(VersionAction::Plain(action)) => action,
+            action => action,
+        };
+        let at = match action {
+            PlannedAction::Version(VersionAction::Get(at, _) | VersionAction::Delete(at, _)) => *at,
+            PlannedAction::Version(_) => return Some((step.workload, 0, None)),
             PlannedAction::Put { at, .. }
             | PlannedAction::PutIfAbsent { at, .. }
             | PlannedAction::PutIfMatches { at, .. }

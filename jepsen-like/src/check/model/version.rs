@@ -205,10 +205,11 @@ impl<'a> Names<'a> {
                         return Err(format!("version {id} was given twice"));
                     }
                 }
-                (_, Outcome::Made(Some(id))) if is_ours => match operation.writes() {
-                    Some(value) => object(&mut names, id, value)?,
-                    None => {}
-                },
+                (_, Outcome::Made(Some(id))) if is_ours => {
+                    if let Some(value) = operation.writes() {
+                        object(&mut names, id, value)?;
+                    }
+                }
                 (_, Outcome::Found { seen: Seen::Value(value), version: Some(id) }) if is_ours => object(&mut names, id, *value)?,
                 _ => {}
             }
@@ -450,15 +451,60 @@ mod tests {
     fn doctored_versions_are_found() {
         let all = || [line("d", None, true), line("c", Some(3), false), line("b", Some(2), false), line("null", Some(1), false)];
         let lies: Vec<(&str, Box<dyn Fn(&mut Log)>)> = vec![
-            ("a version is gone", Box::new(|log| drop(log.end(Action::GetVersion("b".to_owned()), absent())))),
-            ("the null version went", Box::new(|log| drop(log.end(Action::GetVersion("null".to_owned()), absent())))),
-            ("a write under the setting before", Box::new(|log| drop(log.end(Action::Put(value(4)), made("null"))))),
-            ("a marker hides nothing", Box::new(|log| drop(log.end(Action::Get, found(3, "c"))))),
-            ("another setting", Box::new(|log| drop(log.end(Action::GetVersioning, Outcome::Versioning(None))))),
-            ("an id twice", Box::new(|log| drop(log.end(Action::Put(value(4)), made("c"))))),
-            ("a line is missing", Box::new(move |log| drop(log.end(list(None), page(&all()[..3], false))))),
-            ("the latest is not", Box::new(move |log| drop(log.end(list(None), page(&[line("d", None, false)], true))))),
-            ("lost at the border", Box::new(move |log| drop(log.end(list(Some(all()[1].clone())), page(&[], false))))),
+            (
+                "a version is gone",
+                Box::new(|log| {
+                    log.end(Action::GetVersion("b".to_owned()), absent());
+                }),
+            ),
+            (
+                "the null version went",
+                Box::new(|log| {
+                    log.end(Action::GetVersion("null".to_owned()), absent());
+                }),
+            ),
+            (
+                "a write under the setting before",
+                Box::new(|log| {
+                    log.end(Action::Put(value(4)), made("null"));
+                }),
+            ),
+            (
+                "a marker hides nothing",
+                Box::new(|log| {
+                    log.end(Action::Get, found(3, "c"));
+                }),
+            ),
+            (
+                "another setting",
+                Box::new(|log| {
+                    log.end(Action::GetVersioning, Outcome::Versioning(None));
+                }),
+            ),
+            (
+                "an id twice",
+                Box::new(|log| {
+                    log.end(Action::Put(value(4)), made("c"));
+                }),
+            ),
+            (
+                "a line is missing",
+                Box::new(move |log| {
+                    log.end(list(None), page(&all()[..3], false));
+                }),
+            ),
+            (
+                "the latest is not",
+                Box::new(move |log| {
+                    log.end(list(None), page(&[line("d", None, false)], true));
+                }),
+            ),
+            (
+                "lost at the border",
+                Box::new(move |log| {
+                    log.end(list(Some(all()[1].clone())), page(&[], false));
+                }),
+            ),
             (
                 "out of order",
                 Box::new(move |log| {
