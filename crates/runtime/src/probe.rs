@@ -34,8 +34,6 @@ pub const WAYPOINTS: &[&str] = &[
     "bucket-deletion-begun",
     "bucket-deletion-closed-everywhere",
     "bucket-deletion-removed-everywhere",
-    "versioning-begun",
-    "versioning-set-everywhere",
     "consensus-batch-durable",
     "consensus-before-checkpoint",
     "consensus-before-vote",
@@ -51,6 +49,8 @@ pub const WAYPOINTS: &[&str] = &[
     "gateway-committed-before-reply",
     "gateway-volume-before-opening",
     "gateway-volume-before-slots",
+    "versioning-begun",
+    "versioning-set-everywhere",
 ];
 
 /// A place in the code, like "after the commit, before the reply", at which a simulation may let a fault strike. It counts as
