@@ -3,10 +3,10 @@
 //! before anything is lost by it, and a blob that may not be named when it is named (I5, Home).
 
 use crate::violation::Violation;
-use metadata::Applied;
 use metadata::commands::{Command, Reply};
 use metadata::rows::Share;
-use protocol::{BlobId, Body, BucketId, Home, Record, Revision, WriterId, key_hash, wire};
+use metadata::{Applied, Completed};
+use protocol::{BlobId, Body, BucketId, Home, Revision, VersionId, Versioning, WriterId, key_hash, wire};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +28,32 @@ struct Standing {
     /// The highest that was obeyed.
     attempt: u64,
     share: Share,
-    keys: BTreeSet<String>,
+    versioning: Versioning,
+    /// Keys with each version and marker that they have; the one of a key where versioning was never set is a null version.
+    versions: BTreeSet<(String, VersionId)>,
+}
+
+impl Standing {
+    fn new(state: State, attempt: u64, share: Share) -> Standing {
+        Standing { state, attempt, share, versioning: Versioning::Unversioned, versions: BTreeSet::new() }
+    }
+
+    /// The version id that a write of `revision` makes here, as the one who writes is told it.
+    fn told(&self, revision: Revision) -> Option<VersionId> {
+        match self.versioning {
+            Versioning::Unversioned => None,
+            Versioning::Enabled => Some(VersionId::Numbered(revision)),
+            Versioning::Suspended => Some(VersionId::Null),
+        }
+    }
+
+    /// A version or a marker of `key` was made.
+    fn made(&mut self, key: &str, revision: Revision, told: Option<VersionId>, fence: &mut impl FnMut(String)) {
+        if told != self.told(revision) {
+            fence(format!("a write of {key} at {revision:?} made {told:?} in a bucket that is {:?}", self.versioning));
+        }
+        self.versions.insert((key.to_owned(), told.unwrap_or(VersionId::Null)));
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,20 +86,25 @@ impl Rules {
                             standing.state, standing.attempt
                         ));
                     }
-                    if let Some(key) = standing.keys.first() {
-                        fence(format!("{bucket:?} was removed with {} keys, {key} for one", standing.keys.len()));
+                    if let Some((key, version)) = standing.versions.first() {
+                        fence(format!("{bucket:?} was removed with {} versions, {version:?} of {key} for one", standing.versions.len()));
                     }
                     standing.state = State::Removed;
                 }
             },
             Command::Put { bucket, key, record, .. } if let Some(applied) = accepted::<Applied>(reply) => {
                 self.revision = self.revision.max(Some(applied.revision));
-                self.write(*bucket, key, &mut fence).keys.insert(key.clone());
+                self.write(*bucket, key, &mut fence).made(key, applied.revision, applied.version, &mut fence);
                 self.name(Home::of(*bucket, key), &record.body, &mut found);
             }
-            Command::Delete { bucket, key, .. } if let Some(applied) = accepted::<Applied>(reply) => {
+            Command::Delete { bucket, key, version, .. } if let Some(applied) = accepted::<Applied>(reply) => {
                 self.revision = self.revision.max(Some(applied.revision));
-                self.write(*bucket, key, &mut fence).keys.remove(key);
+                let standing = self.write(*bucket, key, &mut fence);
+                if version.is_none() && standing.versioning != Versioning::Unversioned {
+                    standing.made(key, applied.revision, applied.version, &mut fence);
+                } else {
+                    standing.versions.remove(&(key.clone(), version.unwrap_or(VersionId::Null)));
+                }
             }
             Command::CreateUpload { bucket, key, .. } | Command::AbortUpload { bucket, key, .. } if accepted::<()>(reply).is_some() => {
                 self.write(*bucket, key, &mut fence);
@@ -83,15 +113,26 @@ impl Rules {
                 self.write(*bucket, key, &mut fence);
                 self.name(Home::of(*bucket, key), &part.body, &mut found);
             }
-            Command::CompleteUpload { bucket, key, .. } if let Some(record) = accepted::<Record>(reply) => {
+            Command::CompleteUpload { bucket, key, .. } if let Some(Completed { record, versioned }) = accepted(reply) => {
                 // A repeated one answers with the record that it made before, whatever became of the key since.
                 let repeated = Some(record.revision) <= self.revision;
                 self.revision = self.revision.max(Some(record.revision));
                 let standing = self.write(*bucket, key, &mut fence);
                 if !repeated {
-                    standing.keys.insert(key.clone());
+                    let id = if record.null { VersionId::Null } else { VersionId::Numbered(record.revision) };
+                    standing.made(key, record.revision, versioned.then_some(id), &mut fence);
                 }
             }
+            Command::SetVersioning { bucket, attempt, versioning } if accepted::<()>(reply).is_some() => match self.buckets.get_mut(bucket)
+            {
+                Some(standing) if standing.state == State::Open && *attempt >= standing.attempt => {
+                    (standing.attempt, standing.versioning) = (*attempt, *versioning);
+                }
+                known => {
+                    let known = known.map(|standing| (standing.state, standing.attempt));
+                    fence(format!("{bucket:?} obeyed attempt {attempt} to make it {versioning:?}; it is {known:?}"));
+                }
+            },
             Command::Settle { writer, up_to, .. } if accepted::<Vec<BlobId>>(reply).is_some() => {
                 let floor = self.settled.entry(*writer).or_default();
                 *floor = (*floor).max(*up_to);
@@ -107,7 +148,7 @@ impl Rules {
     }
 
     fn obey(&mut self, bucket: BucketId, attempt: u64, share: Share, state: State, fence: &mut impl FnMut(String)) {
-        let standing = self.buckets.entry(bucket).or_insert(Standing { state, attempt, share, keys: BTreeSet::new() });
+        let standing = self.buckets.entry(bucket).or_insert(Standing::new(state, attempt, share));
         if attempt < standing.attempt {
             fence(format!("{bucket:?} obeyed attempt {attempt} ({state:?}) after it had obeyed {}", standing.attempt));
         }
@@ -125,8 +166,7 @@ impl Rules {
     fn write(&mut self, bucket: BucketId, key: &str, fence: &mut impl FnMut(String)) -> &mut Standing {
         let nowhere = Share { index: 0, of: 0 };
         let known = self.buckets.contains_key(&bucket);
-        let standing =
-            self.buckets.entry(bucket).or_insert(Standing { state: State::Closed, attempt: 0, share: nowhere, keys: BTreeSet::new() });
+        let standing = self.buckets.entry(bucket).or_insert(Standing::new(State::Closed, 0, nowhere));
         if !known {
             fence(format!("{bucket:?} took a write to {key}, and was never opened there"));
         } else if standing.state != State::Open {
@@ -159,7 +199,7 @@ mod tests {
     use super::*;
     use metadata::Preconditions;
     use protocol::record::Headers;
-    use protocol::{BlobRef, VolumeId};
+    use protocol::{BlobRef, Record, VolumeId};
     use serde::Serialize;
 
     const BUCKET: BucketId = BucketId(7);
@@ -182,9 +222,15 @@ mod tests {
     }
 
     fn put(counter: u64) -> (Command, Vec<u8>) {
+        put_as(counter, None)
+    }
+
+    /// One that is told that it made `version`.
+    fn put_as(counter: u64, version: Option<VersionId>) -> (Command, Vec<u8>) {
         let blob = BlobId { writer: WriterId(3), counter };
         let record = Record {
             revision: Revision(0),
+            null: true,
             bytes: 1,
             etag: String::new(),
             checksum: None,
@@ -193,7 +239,8 @@ mod tests {
             body: Body::Blobs(vec![BlobRef { volume: VolumeId(1), blob, bytes: 1, checksum: 0 }]),
         };
         let conditions = Preconditions::default();
-        (Command::Put { bucket: BUCKET, key: "k".into(), record, conditions }, done(Applied { revision: Revision(1), replaced: false }))
+        let applied = Applied { revision: Revision(1), replaced: false, version, marker: false };
+        (Command::Put { bucket: BUCKET, key: "k".into(), record, conditions }, done(applied))
     }
 
     fn settle(up_to: u64) -> (Command, Vec<u8>) {
@@ -228,6 +275,24 @@ mod tests {
         }
         let elsewhere = Share { index: 1 - (key_hash(BUCKET, "k") % 2) as u32, of: 2 };
         assert_eq!(broken(&[(Command::OpenBucket { bucket: BUCKET, attempt: 1, share: elsewhere }, done(())), put(1)]), 1);
+    }
+
+    #[test]
+    fn a_version_is_made_as_the_partition_was_told_last() {
+        let set = |attempt, versioning| (Command::SetVersioning { bucket: BUCKET, attempt, versioning }, done(()));
+        let numbered = Some(VersionId::Numbered(Revision(1)));
+        let enabled = [open(1), put(1), set(2, Versioning::Enabled)];
+        let after = |last: (Command, Vec<u8>)| broken(&[enabled.to_vec(), vec![last]].concat());
+        assert_eq!(after(put_as(2, numbered)), 0);
+        assert_eq!(after(put_as(2, Some(VersionId::Null))), 1);
+        assert_eq!(after(put(2)), 1);
+        assert_eq!(after(set(1, Versioning::Suspended)), 1);
+        assert_eq!(broken(&[open(1), set(2, Versioning::Suspended), put_as(1, numbered)]), 1);
+        // A marker hides the version before it; the bucket is not empty.
+        let marker = Applied { revision: Revision(2), replaced: true, version: Some(VersionId::Numbered(Revision(2))), marker: true };
+        let delete =
+            Command::Delete { bucket: BUCKET, key: "k".into(), version: None, conditions: Preconditions::default(), modified_ms: 0 };
+        assert_eq!(broken(&[enabled.to_vec(), vec![(delete, done(marker)), close(3), remove(3)]].concat()), 1);
     }
 
     #[test]

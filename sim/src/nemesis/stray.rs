@@ -66,6 +66,7 @@ impl Sent {
             Sent::Put { to, bucket, key } => {
                 let record = Record {
                     revision: Revision(0),
+                    null: true,
                     bytes: 5,
                     etag: "stray".to_string(),
                     checksum: None,
