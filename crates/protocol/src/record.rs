@@ -99,6 +99,7 @@ pub struct Marker {
 }
 
 /// One version of a key.
+#[allow(clippy::large_enum_variant, reason = "nearly every version is an object, and few are held at once")]
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Version {
     Object(Record),

@@ -201,7 +201,8 @@ impl<'a> Names<'a> {
                     }
                 }
                 (Action::Delete, Outcome::Made(Some(id))) if is_ours && id != NULL => {
-                    if names.markers.insert(id, operation.begun).is_some() || names.objects.contains_key(id.as_str()) {
+                    let again = names.markers.insert(id, operation.begun).is_some();
+                    if again || names.objects.contains_key(id.as_str()) {
                         return Err(format!("version {id} was given twice"));
                     }
                 }
@@ -447,10 +448,13 @@ mod tests {
         assert!(holds(log));
     }
 
+    /// What a doctored history holds more than a true one.
+    type Lie = Box<dyn Fn(&mut Log)>;
+
     #[test]
     fn doctored_versions_are_found() {
         let all = || [line("d", None, true), line("c", Some(3), false), line("b", Some(2), false), line("null", Some(1), false)];
-        let lies: Vec<(&str, Box<dyn Fn(&mut Log)>)> = vec![
+        let lies: Vec<(&str, Lie)> = vec![
             (
                 "a version is gone",
                 Box::new(|log| {
