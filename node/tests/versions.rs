@@ -152,7 +152,7 @@ fn versions_live_as_s3_says() {
         bucket.set("<Status>Suspended</Status>").await.unwrap();
         assert_eq!((bucket.status().await.as_str(), id(bucket.put("k", 7).await).as_str()), ("Suspended", "null"));
         let all = [
-            format!("k null*"),
+            "k null*".to_owned(),
             format!("k {sixth}"),
             format!("k {fifth}"),
             format!("k ({marker})"),
