@@ -393,7 +393,7 @@ impl Opening {
             }
             None => Err("it is missing from a drive that had it".to_owned()),
         };
-        let state = match (state, &recovered.damage) {
+        let state = match (state, &recovered.damage()) {
             (Err(reason), _) => return Ok(Err((recovered, reason))),
             (Ok(_), Some(damage)) => {
                 let reason = format!("the log lost {damage}");
@@ -428,7 +428,7 @@ impl Opening {
 }
 
 fn stopped_of(recovered: Recovered) -> Stopped {
-    let damaged = recovered.damage.is_some();
+    let damaged = recovered.damaged || recovered.damage().is_some();
     Stopped { start: recovered.start, damaged, entries: recovered.entries.into_values().collect() }
 }
 

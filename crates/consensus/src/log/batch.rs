@@ -1,7 +1,8 @@
 //! A batch of the log: what one write and one sync make durable, for all replicas of a drive together.
 //!
-//! Layout, in sectors: head, entries, head again. The head names every record of the batch and repeats the table of
-//! the batch before, so that a rotten sector tells whom it hurt. Votes stand in the head, hence in two places.
+//! Layout, in sectors: head, entries, head again. The head has every record of the batch but the data of its entries,
+//! which it names by index and term, and all that the head of the batch before had. So votes, and what each entry was,
+//! stand in three places, and a rotten sector tells exactly whom it hurt.
 
 use super::sector::{self, Found, Header, Kind, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::{Hard, Key, Start};
@@ -22,21 +23,40 @@ pub(crate) struct Record {
     pub start: Option<Start>,
     /// With `start`: the entries after it are gone, too (a snapshot took their place).
     pub reset: bool,
-    /// This replica lost durable bytes; stays until it is repaired.
+    /// This replica must not run again, whatever can be fetched; stays so.
     pub damaged: bool,
+    /// Entries that had been durable and are lost; what stands around them stays.
+    pub lost: Vec<Run>,
     /// Consecutive; they replace whatever stood from the first one on.
     pub entries: Vec<Entry>,
 }
 
-/// One line of the table that the next batch repeats.
+/// Consecutive entries of one term. Index and term name an entry: no two were ever made that share both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Line {
-    pub key: Key,
-    pub hard: bool,
-    pub start: bool,
-    /// First entry; meaningless if `count` is 0.
+pub(crate) struct Run {
     pub first: u64,
-    pub count: u32,
+    pub count: u64,
+    /// 0 if it is not known.
+    pub term: u64,
+}
+
+impl Run {
+    /// Index and term of each of its entries.
+    pub(crate) fn names(self) -> impl Iterator<Item = (u64, u64)> {
+        (self.first..self.first.saturating_add(self.count)).map(move |index| (index, self.term))
+    }
+}
+
+/// `names` (index and term), in order, as the fewest runs.
+pub(crate) fn runs(names: impl IntoIterator<Item = (u64, u64)>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (index, term) in names {
+        match runs.last_mut() {
+            Some(last) if last.first + last.count == index && last.term == term => last.count += 1,
+            _ => runs.push(Run { first: index, count: 1, term }),
+        }
+    }
+    runs
 }
 
 /// The head of a batch as it is encoded.
@@ -46,8 +66,8 @@ pub(crate) struct Head {
     /// In the first batch of a segment: the segment before, and its length in sectors. 0 if there is none.
     pub previous_generation: u64,
     pub previous_sectors: u32,
-    /// Table of the batch before, in this segment or at the end of the one before.
-    pub previous: Vec<Line>,
+    /// Records of the batch before, in this segment or at the end of the one before.
+    pub previous: Vec<HeadRecord>,
     pub records: Vec<HeadRecord>,
 }
 
@@ -59,23 +79,36 @@ pub(crate) struct HeadRecord {
     pub start: Option<Start>,
     pub reset: bool,
     pub damaged: bool,
-    pub first: u64,
-    pub count: u32,
+    pub lost: Vec<Run>,
+    /// What its entries are; consecutive.
+    pub entries: Vec<Run>,
     /// Where its entries lie in the entries' part, in bytes.
     pub offset: u32,
     pub bytes: u32,
 }
 
-/// The table of a batch of `records`.
-pub(crate) fn table(records: &[HeadRecord]) -> Vec<Line> {
-    let line = |record: &HeadRecord| Line {
-        key: record.key,
-        hard: record.hard.is_some(),
-        start: record.start.is_some(),
-        first: record.first,
-        count: record.count,
-    };
-    records.iter().map(line).collect()
+impl HeadRecord {
+    /// Index of its first entry; meaningless if there is none.
+    pub(crate) fn first(&self) -> u64 {
+        self.entries.first().map_or(0, |run| run.first)
+    }
+
+    /// Number of its entries.
+    pub(crate) fn count(&self) -> u64 {
+        self.entries.iter().map(|run| run.count).sum()
+    }
+
+    /// Index and term of each of its entries.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.entries.iter().flat_map(|run| run.names())
+    }
+
+    /// Whether what it says of entries can be: that they follow one another, and that an index has a successor.
+    pub(crate) fn is_sound(&self) -> bool {
+        let ends = |run: &Run| run.count > 0 && run.first > 0 && run.first.checked_add(run.count).is_some();
+        let follows = |pair: &[Run]| pair[0].first + pair[0].count == pair[1].first;
+        self.entries.iter().all(ends) && self.lost.iter().all(ends) && self.entries.windows(2).all(follows)
+    }
 }
 
 /// Where a batch goes.
@@ -94,7 +127,7 @@ pub(crate) struct Encoded {
 }
 
 impl Encoded {
-    pub(crate) fn new(drive: DriveId, previous: Vec<Line>, before: Option<(u64, u32)>, records: &[Record]) -> Encoded {
+    pub(crate) fn new(drive: DriveId, previous: Vec<HeadRecord>, before: Option<(u64, u32)>, records: &[Record]) -> Encoded {
         let mut entries = Vec::new();
         let mut heads = Vec::with_capacity(records.len());
         for record in records {
@@ -112,8 +145,8 @@ impl Encoded {
                 start: record.start,
                 reset: record.reset,
                 damaged: record.damaged,
-                first: record.entries.first().map_or(0, |entry| entry.index),
-                count: u32::try_from(record.entries.len()).expect("batches are bounded"),
+                lost: record.lost.clone(),
+                entries: runs(record.entries.iter().map(|entry| (entry.index, entry.term))),
                 offset: u32::try_from(offset).expect("batches are bounded"),
                 bytes: u32::try_from(entries.len() - offset).expect("batches are bounded"),
             });
@@ -175,7 +208,8 @@ impl Read<'_> {
     fn decode_head_at(&self, from: usize) -> Option<Head> {
         let bytes = self.payloads(from, from + self.head)?;
         let (length, rest) = bytes.split_first_chunk::<4>()?;
-        wire::decode(rest.get(..u32::from_le_bytes(*length) as usize)?).ok()
+        let head: Head = wire::decode(rest.get(..u32::from_le_bytes(*length) as usize)?).ok()?;
+        head.records.iter().chain(&head.previous).all(HeadRecord::is_sound).then_some(head)
     }
 
     fn payloads(&self, from: usize, to: usize) -> Option<Vec<u8>> {
@@ -189,22 +223,24 @@ impl Read<'_> {
 
     /// The entries of `record`, unless a sector under them is bad.
     pub(crate) fn decode_entries(&self, record: &HeadRecord) -> Option<Vec<Entry>> {
-        if record.count == 0 {
+        if record.entries.is_empty() {
             return Some(Vec::new());
         }
         let (from, to) = (record.offset as usize, record.offset as usize + record.bytes as usize);
         let first = from / PAYLOAD_BYTES;
         let payloads = self.payloads(self.head + first, self.head + to.div_ceil(PAYLOAD_BYTES))?;
         let mut rest = payloads.get(from - first * PAYLOAD_BYTES..to - first * PAYLOAD_BYTES)?;
-        let mut entries = Vec::with_capacity(record.count.min(1 << 16) as usize);
-        for nth in 0..u64::from(record.count) {
+        let mut entries = Vec::with_capacity(record.count().min(1 << 16) as usize);
+        for (index, term) in record.names() {
             let (head, after) = rest.split_first_chunk::<ENTRY_HEAD_BYTES>()?;
             let length = u32::from_le_bytes([head[9], head[10], head[11], head[12]]) as usize;
             let data = after.get(..length)?;
             let mut entry = Entry::default();
             entry.set_entry_type(EntryType::EntryNormal);
-            entry.index = record.first + nth;
-            entry.term = u64::from_le_bytes([head[0], head[1], head[2], head[3], head[4], head[5], head[6], head[7]]);
+            (entry.index, entry.term) = (index, term);
+            if head[..8] != term.to_le_bytes() {
+                return None;
+            }
             entry.data = Bytes::copy_from_slice(data);
             entries.push(entry);
             rest = &after[length..];

@@ -9,12 +9,12 @@ mod recovery;
 mod sector;
 mod view;
 
-pub(crate) use batch::Record;
+pub(crate) use batch::{Record, Run, runs};
 pub(crate) use recovery::Recovered;
 pub use view::{LogView, LoggedEntry, ReplicaLog};
 
 use crate::host::Error;
-use batch::{Encoded, Line, Place};
+use batch::{Encoded, HeadRecord, Place};
 use protocol::{DriveId, GroupId, ReplicaId};
 use recovery::{Replayed, Segment, forget_live, note_live, replay};
 use runtime::disk::{Disk, DiskFile, Open};
@@ -63,11 +63,13 @@ pub(crate) struct Start {
 }
 
 /// What every segment's first batch repeats of a replica.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Standing {
     hard: Hard,
     start: Start,
     damaged: bool,
+    /// Index and term of entries that are lost.
+    lost: BTreeMap<u64, u64>,
 }
 
 /// The log of one drive. Calls block on the drive.
@@ -84,7 +86,7 @@ pub(crate) struct Log {
     active_sectors: u32,
     next_sector: u32,
     next_batch: u32,
-    table: Vec<Line>,
+    table: Vec<HeadRecord>,
     standing: BTreeMap<Key, Standing>,
     spares: Vec<String>,
     next_generation: u64,
@@ -138,8 +140,8 @@ impl Log {
         let standing = recovered
             .iter()
             .map(|(key, one)| {
-                let standing = Standing { hard: one.hard.unwrap_or_default(), start: one.start, damaged: one.damage.is_some() };
-                (*key, standing)
+                let Recovered { start, damaged, .. } = *one;
+                (*key, Standing { hard: one.hard.unwrap_or_default(), start, damaged, lost: one.lost.clone() })
             })
             .collect();
         let spares = files.iter().filter(|entry| entry.name.starts_with("spare-")).map(|entry| format!("{FOLDER}/{}", entry.name));
@@ -212,7 +214,7 @@ impl Log {
         }
         self.next_sector += u32::try_from(bytes.len() / SECTOR_BYTES).expect("batches are bounded");
         self.next_batch += 1;
-        self.table = batch::table(&encoded.head.records);
+        self.table.clone_from(&encoded.head.records);
         for record in records {
             let standing = self.standing.entry(record.key).or_default();
             if let Some(hard) = record.hard {
@@ -220,11 +222,14 @@ impl Log {
             }
             if let Some(start) = record.start {
                 standing.start = start;
+                standing.lost = if record.reset { BTreeMap::new() } else { standing.lost.split_off(&(start.index + 1)) };
                 forget_live(&mut self.live, record.key, start.index, record.reset);
             }
             standing.damaged |= record.damaged;
+            standing.lost.extend(record.lost.iter().flat_map(|run| run.names()));
             if let Some(first) = record.entries.first() {
-                note_live(&mut self.live, record.key, first.index, u32::try_from(record.entries.len()).expect("batches are bounded"));
+                standing.lost.split_off(&first.index);
+                note_live(&mut self.live, record.key, first.index, record.entries.len() as u64);
             }
         }
         Ok(())
@@ -235,7 +240,14 @@ impl Log {
         let mut all: Vec<Record> = self
             .standing
             .iter()
-            .map(|(key, one)| Record { key: *key, hard: Some(one.hard), start: Some(one.start), damaged: one.damaged, ..Record::default() })
+            .map(|(key, one)| Record {
+                key: *key,
+                hard: Some(one.hard),
+                start: Some(one.start),
+                damaged: one.damaged,
+                lost: runs(one.lost.iter().map(|(index, term)| (*index, *term))),
+                ..Record::default()
+            })
             .collect();
         all.extend_from_slice(records);
         let encoded = Encoded::new(self.drive, self.table.clone(), before, &all);

@@ -3,9 +3,9 @@
 //! Batches are written one after another, each synced before the next begins. So a batch that any later one follows
 //! had been durable, and whatever is missing of it is rot. The last batch is torn, and cut, if one of its sectors was
 //! never written; if all were and some are bad, it is rot. An entry that may have been acknowledged is never cut
-//! silently: its replica is reported damaged.
+//! silently: it is reported as lost, by index and term.
 
-use super::batch::{Head, Line, Read, table};
+use super::batch::{Head, HeadRecord, Read, runs};
 use super::sector::{Found, Header, SECTOR_BYTES, judge};
 use super::{Error, Hard, Key, Start};
 use raft::eraftpb::Entry;
@@ -22,25 +22,42 @@ const CHUNK_SECTORS: usize = (1 << 20) / SECTOR_BYTES;
 pub(crate) struct Recovered {
     pub hard: Option<Hard>,
     pub start: Start,
-    /// By index; consecutive from `start.index + 1` unless the replica is damaged.
+    /// By index; consecutive from `start.index + 1` but for those that are lost.
     pub entries: BTreeMap<u64, Entry>,
-    /// What is lost, if anything is.
-    pub damage: Option<String>,
-    /// Indexes that were durable once and are lost.
-    lost: BTreeMap<u64, ()>,
-    hard_lost: bool,
+    /// Index and term of entries that were durable once and are lost. The term is 0 if nothing tells it.
+    pub lost: BTreeMap<u64, u64>,
+    /// It was found that it must not run again.
+    pub damaged: bool,
 }
 
 impl Recovered {
-    fn append(&mut self, first: u64, count: u32, entries: Option<Vec<Entry>>) {
-        if count == 0 {
+    /// What is lost of its log, if anything is.
+    pub(crate) fn damage(&self) -> Option<String> {
+        let runs = runs(self.lost.iter().map(|(index, term)| (*index, *term)));
+        let told: Vec<String> =
+            runs.iter().map(|run| format!("{} to {} of term {}", run.first, run.first + run.count - 1, run.term)).collect();
+        (!told.is_empty()).then(|| format!("entries {}", told.join(", ")))
+    }
+
+    /// Take in a record; `entries` are `None` if they are lost.
+    fn take(&mut self, record: &HeadRecord, entries: Option<Vec<Entry>>) {
+        self.hard = record.hard.or(self.hard);
+        self.damaged |= record.damaged;
+        if let Some(start) = record.start {
+            self.cut(start, record.reset);
+        }
+        for (index, term) in record.lost.iter().flat_map(|run| run.names()) {
+            self.entries.remove(&index);
+            self.lost.insert(index, term);
+        }
+        if record.entries.is_empty() {
             return;
         }
-        self.entries.split_off(&first);
-        self.lost.split_off(&first);
+        self.entries.split_off(&record.first());
+        self.lost.split_off(&record.first());
         match entries {
             Some(entries) => self.entries.extend(entries.into_iter().map(|entry| (entry.index, entry))),
-            None => self.lost.extend((first..first + u64::from(count)).map(|index| (index, ()))),
+            None => self.lost.extend(record.names()),
         }
     }
 
@@ -54,18 +71,12 @@ impl Recovered {
     fn settle(&mut self) {
         // A tail that was written forward may begin below a start that was recorded in the same batch.
         self.cut(self.start, false);
-        let expected = self.start.index + 1..;
-        let mut missing = expected.zip(self.entries.keys()).find(|(expected, index)| expected != *index).map(|(expected, _)| expected);
-        if let Some(first) = self.lost.keys().next() {
-            missing = Some(missing.map_or(*first, |index| index.min(*first)));
-        }
-        if let Some(index) = missing {
+        let known = |index: &u64| self.entries.contains_key(index) || self.lost.contains_key(index);
+        let last = self.entries.keys().next_back().copied().unwrap_or(0);
+        let missing: Vec<u64> = (self.start.index + 1..last).filter(|index| !known(index)).collect();
+        self.lost.extend(missing.into_iter().map(|index| (index, 0)));
+        if !self.lost.is_empty() {
             runtime::probe!("consensus-log-entries-rotten");
-            self.damage.get_or_insert_with(|| format!("entries from index {index} on"));
-        }
-        if self.hard_lost {
-            runtime::probe!("consensus-log-vote-rotten");
-            self.damage.get_or_insert_with(|| "term and vote".to_owned());
         }
     }
 }
@@ -145,9 +156,11 @@ impl Segment {
         if found.len() < shape.count {
             return Standing::Torn;
         }
-        if found.contains(&Found::Unwritten) {
+        let swapped = runtime::planted("torn-and-rot-swapped");
+        let (unwritten, rotten) = if swapped { (Found::Rotten, Found::Unwritten) } else { (Found::Unwritten, Found::Rotten) };
+        if found.contains(&unwritten) {
             Standing::Torn
-        } else if found.contains(&Found::Rotten) {
+        } else if found.contains(&rotten) {
             Standing::Rotten
         } else {
             Standing::Whole
@@ -215,8 +228,8 @@ pub(crate) struct Replayed {
     pub chain: Vec<(u64, u32)>,
     /// Which entries each of them holds that may still be needed.
     pub live: Vec<BTreeMap<Key, (u64, u64)>>,
-    /// Table of the last batch.
-    pub table: Vec<Line>,
+    /// Records of the last batch.
+    pub table: Vec<HeadRecord>,
 }
 
 /// Take in `segments`, which are all that the drive has, oldest first. `label` is the drive as people know it.
@@ -268,7 +281,7 @@ pub(crate) fn replay(label: &str, segments: &[Segment]) -> Result<Replayed, Erro
 
     let mut replicas: BTreeMap<Key, Recovered> = BTreeMap::new();
     let mut live: Vec<BTreeMap<Key, (u64, u64)>> = Vec::new();
-    let mut last_table: Vec<Line> = Vec::new();
+    let mut last_table: Vec<HeadRecord> = Vec::new();
     // An unreadable batch waits here for the batch after it, which names what it held.
     let mut unreadable: Option<String> = None;
     for (at, last_batch, _, lost) in &chain {
@@ -285,35 +298,18 @@ pub(crate) fn replay(label: &str, segments: &[Segment]) -> Result<Replayed, Erro
             };
             if unreadable.take().is_some() {
                 runtime::probe!("consensus-log-batch-named-by-the-next");
-                for line in &head.previous {
-                    let replica = replicas.entry(line.key).or_default();
-                    replica.hard_lost |= line.hard;
-                    replica.append(line.first, line.count, None);
-                    note_live(&mut live, line.key, line.first, line.count);
+                for record in &head.previous {
+                    take(record, None, &mut replicas, &mut live);
                 }
             }
             for record in &head.records {
-                let replica = replicas.entry(record.key).or_default();
-                if let Some(hard) = record.hard {
-                    replica.hard = Some(hard);
-                    replica.hard_lost = false;
-                }
-                if let Some(start) = record.start {
-                    replica.cut(start, record.reset);
-                    forget_live(&mut live, record.key, start.index, record.reset);
-                }
-                if record.damaged {
-                    replica.damage.get_or_insert_with(|| "found damaged at an earlier start".to_owned());
-                }
                 let mut entries = read.decode_entries(record);
                 if entries.is_none() && runtime::planted("torn-log-tail-believed") {
-                    let term = replica.hard.map_or(1, |hard| hard.term);
-                    entries = Some((0..u64::from(record.count)).map(|nth| blank(record.first + nth, term)).collect());
+                    entries = Some(record.names().map(|(index, term)| Entry { index, term, ..Entry::default() }).collect());
                 }
-                replica.append(record.first, record.count, entries);
-                note_live(&mut live, record.key, record.first, record.count);
+                take(record, entries, &mut replicas, &mut live);
             }
-            last_table = table(&head.records);
+            last_table = head.records;
         }
         if *lost > 0 {
             let what = format!("the batch after batch {last_batch} of segment {}", segment.generation);
@@ -331,12 +327,21 @@ pub(crate) fn replay(label: &str, segments: &[Segment]) -> Result<Replayed, Erro
     Ok(Replayed { replicas, chain, live, table: last_table })
 }
 
-fn blank(index: u64, term: u64) -> Entry {
-    Entry { index, term, ..Entry::default() }
+fn take(
+    record: &HeadRecord,
+    entries: Option<Vec<Entry>>,
+    replicas: &mut BTreeMap<Key, Recovered>,
+    live: &mut [BTreeMap<Key, (u64, u64)>],
+) {
+    replicas.entry(record.key).or_default().take(record, entries);
+    if let Some(start) = record.start {
+        forget_live(live, record.key, start.index, record.reset);
+    }
+    note_live(live, record.key, record.first(), record.count());
 }
 
 /// Entries from `first` on now live in the last of `live` and nowhere else.
-pub(crate) fn note_live(live: &mut [BTreeMap<Key, (u64, u64)>], key: Key, first: u64, count: u32) {
+pub(crate) fn note_live(live: &mut [BTreeMap<Key, (u64, u64)>], key: Key, first: u64, count: u64) {
     if count == 0 {
         return;
     }
@@ -348,7 +353,7 @@ pub(crate) fn note_live(live: &mut [BTreeMap<Key, (u64, u64)>], key: Key, first:
             }
         }
     }
-    let last = first + u64::from(count) - 1;
+    let last = first + count - 1;
     if let Some(ranges) = live.last_mut() {
         ranges.entry(key).or_insert((first, last)).1 = last;
     }

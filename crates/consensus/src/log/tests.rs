@@ -232,7 +232,7 @@ fn what_was_written_is_recovered_over_many_starts() {
         assert_eq!(indexes(&recovered, B), [1]);
         assert_eq!(recovered[&A].hard, Some(Hard { term: 2, vote: 7, commit: 0 }));
         assert_eq!(recovered[&A].entries[&3], entry(3, 2, 1200));
-        assert!(recovered.values().all(|one| one.damage.is_none()));
+        assert!(recovered.values().all(|one| one.damage().is_none()));
     }
     assert!(disk.segments().len() <= 5);
 }
@@ -251,7 +251,7 @@ fn what_a_start_recovered_outlasts_a_power_cut_after_it() {
     drop(log);
     disk.cut_power();
     let (_, recovered) = open(&disk).unwrap();
-    assert_eq!(indexes(&recovered, A), [1, 2, 3, 4], "{:?}", recovered[&A].damage);
+    assert_eq!(indexes(&recovered, A), [1, 2, 3, 4], "{:?}", recovered[&A].damage());
 }
 
 #[test]
@@ -270,12 +270,12 @@ fn a_tail_torn_at_any_sector_is_cut_to_the_batch_before() {
             let (mut log, recovered) = open(&disk).unwrap();
             assert_eq!(indexes(&recovered, A), [1, 2], "sectors {missing}..{to} of {used}");
             assert_eq!(recovered[&A].hard.unwrap().term, 1);
-            assert!(recovered.values().all(|one| one.damage.is_none()), "sectors {missing}..{to}");
+            assert!(recovered.values().all(|one| one.damage().is_none()), "sectors {missing}..{to}");
             // The torn sectors never come back, whatever is written next.
             log.write(&[record(A, 9, vec![entry(3, 9, 10)])]).unwrap();
             let (_, recovered) = open(&disk).unwrap();
             assert_eq!(recovered[&A].entries[&3].term, 9);
-            assert!(recovered.values().all(|one| one.damage.is_none()));
+            assert!(recovered.values().all(|one| one.damage().is_none()));
         }
     }
 }
@@ -297,13 +297,13 @@ fn one_rotten_sector_never_loses_a_vote_nor_an_entry_silently() {
         for (key, term, expected) in [(A, 2, vec![1, 2, 3]), (B, 5, vec![1])] {
             assert_eq!(recovered[&key].hard.unwrap().term, term, "sector {rotten}: a vote is in two sectors");
             let intact = indexes(&recovered, key) == expected;
-            assert_ne!(intact, recovered[&key].damage.is_some(), "sector {rotten} {key}: lost or reported, never neither");
+            assert_ne!(intact, recovered[&key].damage().is_some(), "sector {rotten} {key}: lost or reported, never neither");
         }
-        assert!(recovered.values().filter(|one| one.damage.is_some()).count() <= 2);
+        assert!(recovered.values().filter(|one| one.damage().is_some()).count() <= 2);
         // Damage is remembered.
-        let damaged: Vec<Key> = recovered.iter().filter(|(_, one)| one.damage.is_some()).map(|(key, _)| *key).collect();
+        let damaged: Vec<Key> = recovered.iter().filter(|(_, one)| one.damage().is_some()).map(|(key, _)| *key).collect();
         let (_, again) = open(&disk).unwrap();
-        assert!(damaged.iter().all(|key| again[key].damage.is_some()), "sector {rotten}");
+        assert!(damaged.iter().all(|key| again[key].damage().is_some()), "sector {rotten}");
     }
 }
 
@@ -320,9 +320,40 @@ fn a_batch_that_rotted_away_is_named_by_the_next_one() {
     disk.set(&name, bytes);
     assert!(used > second);
     let (_, recovered) = open(&disk).unwrap();
-    assert!(recovered[&A].damage.as_ref().unwrap().contains("index 1"));
-    assert!(recovered[&B].damage.is_some(), "its vote is lost");
+    assert_eq!(recovered[&A].lost, BTreeMap::from([(1, 1), (2, 1)]));
+    assert_eq!(indexes(&recovered, A), [3]);
+    assert_eq!(recovered[&B].lost, BTreeMap::from([(1, 5)]));
     assert_eq!(recovered[&A].hard.unwrap().term, 2, "the next batch has a newer one");
+    assert_eq!(recovered[&B].hard.unwrap().term, 5, "the next batch repeats it");
+    // So it is said by every later start, also when the damaged segment is gone.
+    let (mut log, _) = open(&disk).unwrap();
+    let lost = |first, count, term| vec![Run { first, count, term }];
+    let (start, hard) = (Some(Start::default()), None);
+    log.write(&[
+        Record { key: A, hard, start, reset: true, lost: lost(1, 2, 1), entries: vec![], damaged: false },
+        Record { key: A, entries: vec![entry(3, 2, 1200)], ..Record::default() },
+        Record { key: B, hard, start, reset: true, lost: lost(1, 1, 5), entries: vec![], damaged: false },
+    ])
+    .unwrap();
+    assert!(!disk.segments().contains(&name));
+    for _ in 0..2 {
+        let (_, recovered) = open(&disk).unwrap();
+        assert_eq!(recovered[&A].lost, BTreeMap::from([(1, 1), (2, 1)]));
+        assert_eq!(indexes(&recovered, A), [3]);
+        assert_eq!(recovered[&B].lost, BTreeMap::from([(1, 5)]));
+    }
+    // Until something takes their place.
+    let (mut log, _) = open(&disk).unwrap();
+    log.write(&[
+        Record { key: A, start: Some(Start { index: 2, term: 1 }), ..Record::default() },
+        Record { key: B, entries: vec![entry(1, 6, 1)], ..Record::default() },
+    ])
+    .unwrap();
+    for _ in 0..2 {
+        let (_, recovered) = open(&disk).unwrap();
+        assert!(recovered.values().all(|one| one.damage().is_none()));
+        assert_eq!((indexes(&recovered, A), indexes(&recovered, B)), (vec![3], vec![1]));
+    }
 }
 
 #[test]
@@ -344,10 +375,10 @@ fn the_end_of_an_older_segment_that_rotted_away_is_not_silently_lost() {
             bytes[(used - sectors) * SECTOR_BYTES..used * SECTOR_BYTES].fill(fill);
             disk.set(&older, bytes);
             let (_, recovered) = open(&disk).unwrap();
-            assert_eq!(recovered[&A].damage.is_some(), sectors == 3, "{:?}", recovered[&A].damage);
+            assert_eq!(recovered[&A].damage().is_some(), sectors == 3, "{:?}", recovered[&A].damage());
             // Votes stand at the beginning of the next segment once more.
             assert_eq!(recovered[&B].hard, Some(Hard { term: 5, vote: 7, commit: 0 }));
-            assert!(recovered[&B].damage.is_none());
+            assert!(recovered[&B].damage().is_none());
         }
     }
 }
@@ -397,7 +428,7 @@ fn segments_go_when_nothing_in_them_is_needed_and_are_used_again() {
         assert_eq!(indexes(&recovered, A), [199, 200]);
         assert_eq!(indexes(&recovered, B), [1]);
         assert_eq!(recovered[&A].start, Start { index: 198, term: 1 });
-        assert!(recovered.values().all(|one| one.damage.is_none()));
+        assert!(recovered.values().all(|one| one.damage().is_none()));
     }
 }
 
@@ -411,8 +442,8 @@ fn a_lost_segment_in_the_middle_is_damage() {
     let names = disk.segments();
     disk.remove(&names[names.len() / 2]).unwrap();
     let (_, recovered) = open(&disk).unwrap();
-    assert!(recovered[&A].damage.is_some());
-    assert!(recovered[&B].damage.is_none());
+    assert!(recovered[&A].damage().is_some());
+    assert!(recovered[&B].damage().is_none());
 }
 
 #[test]
@@ -431,7 +462,7 @@ fn a_reset_forgets_all_entries_and_a_log_that_vanished_is_not_made_anew() {
     ]);
     let (_, recovered) = open(&disk).unwrap();
     assert_eq!(indexes(&recovered, A), [4]);
-    assert!(recovered[&A].damage.is_none());
+    assert!(recovered[&A].damage().is_none());
     let empty = Arc::new(MemoryDisk::default());
     assert!(Log::open(empty, DriveId(3), SEGMENT, false, &[A]).is_err());
 }
@@ -448,9 +479,9 @@ fn golden_bytes_of_a_batch() {
     let encoded = Encoded::new(DriveId(9), vec![], Some((6, 8)), &records);
     let bytes = encoded.place(Place { generation: 7, sector: 0, batch: 0 });
     assert_eq!(bytes.len(), 3 * SECTOR_BYTES);
-    // Length; version; drive; previous generation and sectors; empty table; one record: key, hard, start, not reset, not
-    // damaged, first, count, offset, bytes.
-    let head = [21, 0, 0, 0, 1, 9, 6, 8, 0, 1, 1, 11, 1, 3, 2, 1, 1, 4, 2, 0, 0, 5, 1, 0, 15];
+    // Length; version; drive; previous generation and sectors; no records before; one record: key, hard, start, not reset,
+    // not damaged, nothing lost, one run of entries (first, count, term), offset, bytes.
+    let head = [24, 0, 0, 0, 1, 9, 6, 8, 0, 1, 1, 11, 1, 3, 2, 1, 1, 4, 2, 0, 0, 0, 1, 5, 1, 3, 0, 15];
     assert_eq!(bytes[32..32 + head.len()], head);
     assert_eq!(bytes[2 * SECTOR_BYTES + 32..2 * SECTOR_BYTES + 32 + head.len()], head, "the head stands twice");
     assert_eq!(bytes[SECTOR_BYTES + 32..SECTOR_BYTES + 47], [3, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 5, 5]);

@@ -177,9 +177,9 @@ impl LogView {
     /// The batch before that of `head` is lost.
     fn lose(&mut self, head: &Head) {
         self.lost_batches += 1;
-        for line in head.previous.iter().filter(|line| line.count > 0) {
-            let replica = self.replicas.entry((line.key.group, line.key.replica)).or_default();
-            replica.entries.split_off(&line.first);
+        for record in head.previous.iter().filter(|record| !record.entries.is_empty()) {
+            let replica = self.replicas.entry((record.key.group, record.key.replica)).or_default();
+            replica.entries.split_off(&record.first());
         }
     }
 
@@ -195,8 +195,11 @@ impl LogView {
                     replica.entries.clear();
                 }
             }
-            if record.count > 0 {
-                replica.entries.split_off(&record.first);
+            for (index, _) in record.lost.iter().flat_map(|run| run.names()) {
+                replica.entries.remove(&index);
+            }
+            if !record.entries.is_empty() {
+                replica.entries.split_off(&record.first());
             }
             for entry in whole.read().decode_entries(record).unwrap_or_default() {
                 replica.entries.insert(entry.index, LoggedEntry { term: entry.term, data: entry.data });
