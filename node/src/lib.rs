@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod drives;
+pub mod groups;
 pub mod inspect;
 pub mod node;
 pub mod settings;

@@ -31,6 +31,11 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Look at the groups of metadata on drives whose nodes do not run
+    Group {
+        #[command(subcommand)]
+        command: Group,
+    },
     /// Run one node of a cluster
     Node {
         /// The node's configuration file
@@ -39,6 +44,17 @@ enum Command {
         /// Write figures about this process to FILE as JSON every second
         #[arg(long, value_name = "FILE")]
         status_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum Group {
+    /// Print what these drives hold of each group, which replica a group without quorum would go on from, and what might be
+    /// lost. Changes nothing
+    Inspect {
+        /// Folders of drives, of as many nodes as can be brought together
+        #[arg(required = true, value_name = "DIR")]
+        drives: Vec<PathBuf>,
     },
 }
 
@@ -55,6 +71,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Up(up) => run_up(up).await,
             Command::Bootstrap { config } => bootstrap(&config).await,
+            Command::Group { command: Group::Inspect { drives } } => inspect_groups(&drives),
             Command::Node { config, status_file } => run_node(&config, status_file).await,
         }
     });
@@ -91,6 +108,26 @@ async fn bootstrap(config: &Path) -> Result<(), String> {
     let slots = up::open_folders(node, &config.drives);
     drives::bootstrap(bootstrap.map.cluster, node, &slots).map_err(|error| error.to_string())?;
     println!("{} drives of node {node} belong to cluster {}", config.drives.len(), bootstrap.map.cluster);
+    Ok(())
+}
+
+fn inspect_groups(paths: &[PathBuf]) -> Result<(), String> {
+    let mut drives = Vec::new();
+    for path in paths {
+        let told = |reason: String| format!("{}: {reason}", path.display());
+        if !files::exists(path) {
+            return Err(told("there is no such folder".to_owned()));
+        }
+        let disk = runtime::disk::open_folder(path).map_err(|error| told(error.to_string()))?;
+        match drive::inspect(&disk).map_err(|error| told(error.to_string()))? {
+            drive::Found::Formatted(identity) => drives.push((identity.drive, disk)),
+            _ => return Err(told("it is no drive of a cluster".to_owned())),
+        }
+    }
+    let (surveys, unreadable) = node::groups::survey(&drives);
+    surveys.iter().for_each(|survey| print!("{survey}"));
+    unreadable.iter().for_each(|reason| println!("{reason}"));
+    println!("drives that are not named here may hold newer replicas: bring all together that can be read before you decide");
     Ok(())
 }
 

@@ -2,9 +2,10 @@
 
 use crate::StateMachine;
 use crate::digest::States;
-use crate::driver::{Driver, Input, Stopped};
+use crate::driver::{Driver, Hope, Input, Seat, Stopped};
 use crate::log::{Hard, Key, Log, Record, Recovered, Start};
 use crate::manifest::{Manifest, state_name};
+use crate::refetch::Patient;
 use crate::replica::{Opened, Replica};
 use crate::snapshot::Offers;
 use crate::state::{Meta, State};
@@ -143,6 +144,10 @@ pub struct ReplicaStatus {
     pub state_hash: u64,
     /// Why this replica does not run, or what is wrong with it.
     pub trouble: Option<String>,
+    /// Nothing heals it: another replica has to take its place.
+    pub to_be_replaced: bool,
+    /// What it had lost and got back from its group since its node started.
+    pub healed: Option<String>,
 }
 
 /// What the drivers, the methods and the host share.
@@ -319,7 +324,7 @@ struct Opening {
 struct Found {
     log: Log,
     replicas: Vec<FoundReplica>,
-    stopped: Vec<(Key, Stopped, String)>,
+    stopped: Vec<(Key, Option<GroupSpec>, Left)>,
 }
 
 struct FoundReplica {
@@ -327,9 +332,7 @@ struct FoundReplica {
     spec: GroupSpec,
     state: State,
     file: u64,
-    hard: Hard,
-    start: Start,
-    recovered: Recovered,
+    patient: Patient,
 }
 
 impl Opening {
@@ -344,12 +347,14 @@ impl Opening {
             let one = recovered.remove(key).unwrap_or_default();
             match self.open_replica(*key, spec, one, &mut resets)? {
                 Ok(replica) => replicas.push(replica),
-                Err((one, reason)) => stopped.push((*key, stopped_of(one), reason)),
+                Err(left) => stopped.push((*key, Some(spec.clone()), *left)),
             }
         }
         // Replicas that the log knows and no group names: kept as they are.
         for (key, one) in recovered {
-            stopped.push((key, stopped_of(one), "no group names this replica".to_owned()));
+            let voted = one.hard.is_some();
+            let left = Left::new(patient_of(one), voted, "no group names this replica".to_owned());
+            stopped.push((key, None, Left { final_word: true, ..left }));
         }
         if !resets.is_empty() {
             log.write(&resets)?;
@@ -362,23 +367,35 @@ impl Opening {
         &self,
         key: Key,
         spec: &GroupSpec,
-        mut recovered: Recovered,
+        recovered: Recovered,
         resets: &mut Vec<Record>,
-    ) -> Result<Result<FoundReplica, (Recovered, String)>, Error> {
+    ) -> Result<Result<FoundReplica, Box<Left>>, Error> {
         let Settings { cache_bytes, mark_interval, .. } = self.settings;
+        let (voted, damaged) = (recovered.hard.is_some(), recovered.damaged);
+        // A first start may have ended between the manifest and the first vote.
+        let fresh = self.bootstrap == Bootstrap::First && recovered.start.index == 0 && recovered.last() == 0;
+        let mut patient = patient_of(recovered);
+        let out = |patient: Patient, final_word: bool, reason: String| {
+            let left = Left { final_word, damaged, ..Left::new(patient, voted || fresh, reason) };
+            Ok(Err(Box::new(left)))
+        };
         let manifest = match Manifest::read(self.disk.as_ref(), self.drive, key) {
             Ok(manifest) => manifest,
             Err(Error::Disk(error)) => return Err(error.into()),
-            Err(error) => return Ok(Err((recovered, error.to_string()))),
+            // Which file holds the state is not known, so there is none.
+            Err(error) => return out(patient, !voted, error.to_string()),
         };
-        let state = match &manifest {
-            Some(_) if recovered.hard.is_none() => Err("its term and vote are not in the log".to_owned()),
-            Some(manifest) => {
-                let name = state_name(key, manifest.file);
-                manifest.remove_strays(&self.disk)?;
-                State::open(&self.disk, &name, cache_bytes, mark_interval, key).map_err(|error| error.to_string())
+        let opened = match &manifest {
+            Some(_) if !voted && !fresh => {
+                let reason = "its term and vote are lost, it might vote a second time: it has to be replaced";
+                return out(patient, true, reason.to_owned());
             }
-            None if self.bootstrap == Bootstrap::First && recovered.start.index == 0 && recovered.entries.is_empty() => {
+            Some(_) if damaged => return out(patient, true, "it was found at an earlier start that it must not run".to_owned()),
+            Some(manifest) => {
+                manifest.remove_strays(&self.disk)?;
+                State::open(&self.disk, &state_name(key, manifest.file), cache_bytes, mark_interval, key)
+            }
+            None if fresh => {
                 let voters = spec.voters.iter().map(|voter| voter.replica.0).collect();
                 let meta = Meta { key, applied: 0, term: 0, voters, state_hash: 0, marks: Vec::new() };
                 let name = state_name(key, 1);
@@ -391,50 +408,84 @@ impl Opening {
                 Manifest { drive: self.drive, key, file: 1 }.write(self.disk.as_ref())?;
                 Ok(state)
             }
-            None => Err("it is missing from a drive that had it".to_owned()),
+            None => return out(patient, true, "it is missing from a drive that had it: it has to be replaced".to_owned()),
         };
-        let state = match (state, &recovered.damage()) {
-            (Err(reason), _) => return Ok(Err((recovered, reason))),
-            (Ok(_), Some(damage)) => {
-                let reason = format!("the log lost {damage}");
-                return Ok(Err((recovered, reason)));
+        if !voted {
+            resets.push(Record { key, hard: Some(Hard::default()), ..Record::default() });
+        }
+        let file = manifest.map_or(1, |manifest| manifest.file);
+        let state = match opened {
+            Ok(state) if state.meta().applied < patient.start.index => {
+                let reason = format!("its state ends at {}, its log begins after {}", state.meta().applied, patient.start.index);
+                let left = Left { file, ..Left::new(patient, true, reason) };
+                return Ok(Err(Box::new(left)));
             }
-            (Ok(state), None) => state,
+            Ok(state) => state,
+            Err(error) => {
+                let left = Left { file, ..Left::new(patient, true, error.to_string()) };
+                return Ok(Err(Box::new(left)));
+            }
         };
         let meta = state.meta();
-        let mut start = recovered.start;
-        if meta.applied < start.index {
-            let reason = format!("its state ends at {}, its log begins after {}", meta.applied, start.index);
-            return Ok(Err((recovered, reason)));
-        }
-        let known =
-            if meta.applied == start.index { Some(start.term) } else { recovered.entries.get(&meta.applied).map(|entry| entry.term) };
+        let applied = Start { index: meta.applied, term: meta.term };
+        let own = patient.entries.get(&meta.applied).map(|entry| entry.term);
+        let known = if meta.applied == patient.start.index { Some(patient.start.term) } else { own };
+        patient.applied = Some(applied);
         if known != Some(meta.term) {
             // A snapshot was switched to, and the log not yet reset: the state stands, the log goes.
             runtime::probe!("consensus-log-reset-at-start");
-            start = Start { index: meta.applied, term: meta.term };
-            recovered.entries.clear();
-            resets.push(Record { key, start: Some(start), reset: true, ..Record::default() });
+            patient.cover(applied);
+            resets.extend(patient.records(Record { key, ..Record::default() }));
+        } else if patient.lean_on_state() {
+            resets.extend(patient.records(Record { key, ..Record::default() }));
         }
-        let hard = recovered.hard.unwrap_or_default();
-        let last = recovered.entries.keys().next_back().copied().unwrap_or(start.index);
-        if hard.commit > last {
-            let reason = format!("entries up to {} were committed, its log ends at {last}", hard.commit);
-            return Ok(Err((recovered, reason)));
+        let last = patient.last();
+        if patient.hard.commit > last {
+            // Nothing showed that bytes are gone, so votes may be gone as well.
+            let reason = format!("entries up to {} were committed, its log ends at {last}", patient.hard.commit);
+            return out(patient, true, reason);
         }
-        let file = manifest.map_or(1, |manifest| manifest.file);
-        Ok(Ok(FoundReplica { key, spec: spec.clone(), state, file, hard, start, recovered }))
+        let mut reason = patient.damage().map(|lost| format!("its log lost {lost}"));
+        if reason.is_some() && runtime::planted("crippled-replica-votes") {
+            patient.forget_lost();
+            reason = None;
+        }
+        Ok(match reason {
+            Some(reason) => Err(Box::new(Left { file, state: Some(state), ..Left::new(patient, true, reason) })),
+            None => Ok(FoundReplica { key, spec: spec.clone(), state, file, patient }),
+        })
     }
 }
 
-fn stopped_of(recovered: Recovered) -> Stopped {
-    let damaged = recovered.damaged || recovered.damage().is_some();
-    Stopped { start: recovered.start, damaged, entries: recovered.entries.into_values().collect() }
+fn patient_of(recovered: Recovered) -> Patient {
+    let Recovered { hard, start, entries, lost, .. } = recovered;
+    Patient { hard: hard.unwrap_or_default(), start, entries, lost, applied: None }
+}
+
+/// A replica that is left out at a start.
+struct Left {
+    patient: Patient,
+    voted: bool,
+    damaged: bool,
+    /// Nothing can be done for it but to replace it.
+    final_word: bool,
+    reason: String,
+    state: Option<State>,
+    /// Number of its state file; 0 if that is not known.
+    file: u64,
+}
+
+impl Left {
+    fn new(patient: Patient, voted: bool, reason: String) -> Left {
+        Left { patient, voted, damaged: false, final_word: false, reason, state: None, file: 0 }
+    }
 }
 
 impl Found {
+    /// Whose driver is to be asked: also of those that do not run, for what is left of them.
     fn keys(&self) -> Vec<Key> {
-        self.replicas.iter().map(|replica| replica.key).collect()
+        let stopped = self.stopped.iter().filter(|(_, spec, _)| spec.is_some()).map(|(key, ..)| *key);
+        self.replicas.iter().map(|replica| replica.key).chain(stopped).collect()
     }
 
     fn into_driver(
@@ -447,35 +498,40 @@ impl Found {
     ) -> Driver {
         let mut replicas = Vec::new();
         let mut stopped = BTreeMap::new();
-        for (key, one, reason) in self.stopped {
+        for (key, spec, left) in self.stopped {
+            let Left { patient, voted, damaged, final_word, reason, state, file } = left;
             tracing::error!(replica = %key, %drive, reason, "a replica is left out; its group goes on without it");
-            shared.publish(key, status_of_stopped(key, drive, reason));
+            let hope = if final_word { Hope::Replacement } else { Hope::Fetch };
+            let seat = spec.map(|spec| Seat { spec, machine: machine(key.group) });
+            let mut one = Stopped::new(patient, voted, damaged, seat, hope, reason);
+            // Above whatever another life left behind.
+            let next_file = next_state_file(disk.as_ref(), key).max(file + 1);
+            (one.state, one.file, one.next_file) = (state, file, next_file);
+            shared.publish(key, one.status(key, drive));
             stopped.insert(key, one);
         }
         for found in self.replicas {
-            let FoundReplica { key, spec, state, file, hard, start, recovered } = found;
-            let entries = recovered.entries.into_values().collect();
+            let FoundReplica { key, spec, state, file, patient } = found;
+            let Patient { hard, start, entries, .. } = patient;
+            let entries = entries.into_values().collect();
             let opened = Opened { key, spec, machine: machine(key.group), state, file, hard, start, entries };
             match Replica::new(opened, &shared.settings) {
                 Ok(replica) => replicas.push(replica),
-                Err(error) => shared.publish(key, status_of_stopped(key, drive, error.to_string())),
+                Err(error) => {
+                    let patient = Patient { hard, start, ..Patient::default() };
+                    let one = Stopped::new(patient, true, false, None, Hope::Replacement, error.to_string());
+                    shared.publish(key, one.status(key, drive));
+                }
             }
         }
         Driver::new(shared, drive, disk, receiver, self.log, replicas, stopped)
     }
 }
 
-fn status_of_stopped(key: Key, drive: DriveId, reason: String) -> ReplicaStatus {
-    ReplicaStatus {
-        group: key.group,
-        replica: key.replica,
-        drive,
-        term: 0,
-        leader: None,
-        applied: 0,
-        committed: 0,
-        persisted: None,
-        state_hash: 0,
-        trouble: Some(reason),
-    }
+/// A number that no state file of the replica has.
+fn next_state_file(disk: &dyn Disk, key: Key) -> u64 {
+    let prefix = format!("g{}-r{}-", key.group, key.replica);
+    let number = |name: &str| name.strip_prefix(&prefix)?.strip_suffix(".redb")?.parse::<u64>().ok();
+    let files = disk.list(crate::log::FOLDER).unwrap_or_default();
+    files.iter().filter_map(|entry| number(&entry.name)).max().unwrap_or(0) + 1
 }

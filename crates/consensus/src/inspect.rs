@@ -1,5 +1,5 @@
-//! What lies on a drive, read without changing it: for the simulator's judge. No product code may use it: it decides
-//! nothing, repairs nothing, and takes no locks.
+//! What lies on a drive, read without changing it: for the simulator's judge, and for operators
+//! who look at drives of nodes that do not run. It decides nothing, repairs nothing, and takes no locks.
 
 use crate::log::Key;
 use crate::manifest::{Manifest, state_name};
@@ -9,7 +9,7 @@ use runtime::disk::{Disk, Open};
 use std::io;
 use std::sync::Mutex;
 
-pub use crate::log::{LogView, LoggedEntry, ReplicaLog};
+pub use crate::log::{EntrySector, LogView, LoggedEntry, ReplicaLog, entry_sectors};
 
 /// Whose command an entry holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -33,6 +33,7 @@ pub struct Checkpoint {
     pub applied: u64,
     pub term: u64,
     pub state_hash: u64,
+    pub rows: u64,
 }
 
 /// The checkpoint of a replica, if the drive holds that replica. Works on a copy in memory: opening a state may mend it.
@@ -47,11 +48,11 @@ pub fn read_checkpoint(disk: &dyn Disk, drive: DriveId, group: GroupId, replica:
     let file = disk.open(&name, Open::Existing).map_err(|error| error.to_string())?;
     let mut bytes = vec![0; usize::try_from(file.len().map_err(|error| error.to_string())?).map_err(|error| error.to_string())?];
     file.read_at(0, &mut bytes).map_err(|error| error.to_string())?;
-    let meta = state::read_copy(Copy(Mutex::new(bytes))).map_err(|error| format!("{name}: {error}"))?;
+    let (meta, rows) = state::read_copy(Copy(Mutex::new(bytes))).map_err(|error| format!("{name}: {error}"))?;
     if meta.key != key {
         return Err(format!("{name} is of {}", meta.key));
     }
-    Ok(Some(Checkpoint { applied: meta.applied, term: meta.term, state_hash: meta.state_hash }))
+    Ok(Some(Checkpoint { applied: meta.applied, term: meta.term, state_hash: meta.state_hash, rows }))
 }
 
 /// A file's bytes in memory as redb's storage.

@@ -11,6 +11,7 @@ mod driver;
 mod log;
 mod manifest;
 mod methods;
+mod refetch;
 mod replica;
 mod session;
 mod snapshot;

@@ -4,7 +4,7 @@ use crate::driver::Input;
 use crate::host::{Refused, Switchboard};
 use crate::log::Key;
 use crate::replica::{Query, Waiter};
-use crate::wire::{self, Answer, Frame, Note, PageRequest, Propose, Read};
+use crate::wire::{self, Answer, Fetch, Frame, Note, PageRequest, Propose, Read};
 use bytes::Bytes;
 use protocol::limits::COMMAND_BYTES_MAX;
 use protocol::wire::{decode, encode};
@@ -59,6 +59,21 @@ async fn serve(shared: Arc<Switchboard>, request: Request) -> Reply {
             let input = |waiter| Input::Read { key, query: Query { query: request.body, since: time::now(), waiter } };
             ask(&shared, key, request.deadline, input).await
         }
+        wire::FETCH => {
+            let Ok(asked) = decode::<Fetch>(&request.meta) else { return answer(Answer::Malformed, Bytes::new()) };
+            if !lives_there(&shared, asked.group, asked.from, request.from) {
+                return answer(Answer::NoReplica, Bytes::new());
+            }
+            let key = Key { group: asked.group, replica: asked.to };
+            let (waiter, wait) = oneshot::channel();
+            if shared.offer(key, Input::Fetch { key, asked, waiter }).is_err() {
+                return answer(Answer::NoReplica, Bytes::new());
+            }
+            match time::timeout_at(request.deadline, wait).await {
+                Ok(Ok(reply)) => reply,
+                Ok(Err(_)) | Err(_) => answer(Answer::NoReplica, Bytes::new()),
+            }
+        }
         wire::SNAPSHOT_PAGE => match decode::<PageRequest>(&request.meta) {
             Ok(page) => shared.offers.serve(page, shared.settings.snapshot_page_bytes).await,
             Err(_) => answer(Answer::Malformed, Bytes::new()),
@@ -82,13 +97,15 @@ async fn ask(shared: &Switchboard, key: Key, deadline: time::Instant, input: imp
     }
 }
 
+fn lives_there(shared: &Switchboard, group: GroupId, replica: ReplicaId, node: NodeId) -> bool {
+    let spec = shared.groups.get(&group);
+    spec.is_some_and(|spec| spec.voters.iter().any(|voter| voter.replica == replica && voter.node == node))
+}
+
 /// Pass on what another node's replicas say, if they live there.
 fn take_frame(shared: &Switchboard, from: NodeId, meta: &[u8], mut body: Bytes) {
     let Ok(frame) = decode::<Frame>(meta) else { return };
-    let lives_there = |group: GroupId, replica: ReplicaId| {
-        let spec = shared.groups.get(&group);
-        spec.is_some_and(|spec| spec.voters.iter().any(|voter| voter.replica == replica && voter.node == from))
-    };
+    let lives_there = |group: GroupId, replica: ReplicaId| lives_there(shared, group, replica, from);
     for message in frame.messages {
         let (group, sender) = (message.group, message.from);
         let key = Key { group, replica: message.to };

@@ -128,12 +128,14 @@ impl Patient {
         self.start = state;
         self.applied = Some(state);
         self.hard.commit = self.hard.commit.max(state.index);
+        self.reach(state.term);
     }
 
-    /// A leader knows that entries up to `index` were committed which this replica acknowledged.
-    pub(crate) fn acknowledged(&mut self, index: u64) {
-        let lost = self.last() + 1..=index;
-        self.lost.extend(lost.map(|index| (index, 0)));
+    /// Nothing in the log is of a higher term than its replica takes part in. In a term that is new to it, it has not voted.
+    fn reach(&mut self, term: u64) {
+        if term > self.hard.term {
+            (self.hard.term, self.hard.vote) = (term, 0);
+        }
     }
 
     /// Judge what `witnesses` said, and take it over.
@@ -141,8 +143,11 @@ impl Patient {
         let mut cure = Cure::default();
         // A deposed leader of a lower term may be without entries that a later one committed.
         let leader = witnesses.iter().find(|one| one.leads && one.term >= self.hard.term);
-        if let Some(leader) = leader {
-            self.acknowledged(leader.acknowledged.min(leader.last));
+        let acknowledged = leader.map_or(0, |leader| leader.acknowledged);
+        if acknowledged > self.last() {
+            // Bytes are gone of which nothing showed it, so votes may be gone as well.
+            cure.contradiction = Some(format!("it acknowledged entries up to {acknowledged}, its log ends at {}", self.last()));
+            return cure;
         }
         if self.applied.is_none() {
             cure.state = Some(self.start.index);
@@ -203,6 +208,7 @@ impl Patient {
 
     fn fill(&mut self, entry: Entry) {
         runtime::probe!("consensus-lost-entry-fetched");
+        self.reach(entry.term);
         self.lost.remove(&entry.index);
         self.entries.insert(entry.index, entry);
     }
@@ -216,6 +222,21 @@ impl Patient {
     fn end_before(&mut self, index: u64) {
         self.entries.split_off(&index);
         self.lost.split_off(&index);
+    }
+
+    /// What is lost of its log, if anything is.
+    pub(crate) fn damage(&self) -> Option<String> {
+        let told = |run: &Run| format!("{} to {} of term {}", run.first, run.first + run.count - 1, run.term);
+        let runs = self.wanted(usize::MAX);
+        (!runs.is_empty()).then(|| format!("entries {}", runs.iter().map(told).collect::<Vec<_>>().join(", ")))
+    }
+
+    /// Go on with what stands before the first lost entry, as if nothing had been acknowledged behind. What a planted bug does.
+    pub(crate) fn forget_lost(&mut self) {
+        if let Some(first) = self.lost.keys().next().copied() {
+            self.end_before(first);
+            self.hard.commit = self.hard.commit.min(first - 1);
+        }
     }
 
     /// The records that write it into a log anew: first that all before is gone, then each run of entries, intact or lost.

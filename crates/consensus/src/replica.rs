@@ -17,6 +17,7 @@ use runtime::sync::oneshot;
 use runtime::time::Instant;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Most proposals of one group that wait for their outcome; beyond it the group is busy.
 const PROPOSALS_MAX: usize = 4096;
@@ -107,6 +108,10 @@ pub(crate) struct Replica {
     pub heard: BTreeMap<u64, BTreeMap<ReplicaId, u64>>,
     pub last_mark_sent: u64,
     pub diverged: bool,
+    /// What it was healed of in this life.
+    pub healed: Option<String>,
+    /// When, and how patiently.
+    pub healed_at: Option<(Instant, Duration)>,
     /// When a snapshot was offered to a peer that has not answered yet.
     pub offered: BTreeMap<u64, Instant>,
 }
@@ -177,6 +182,8 @@ impl Replica {
             read_sequence: 0,
             heard: BTreeMap::new(),
             diverged: false,
+            healed: None,
+            healed_at: None,
             offered: BTreeMap::new(),
         })
     }
@@ -204,6 +211,8 @@ impl Replica {
             persisted: self.raw.raft.raft_log.term(persisted).ok().filter(|term| *term > 0).map(|term| (persisted, term)),
             state_hash: meta.state_hash,
             trouble: self.diverged.then(|| "its state differs from that of another replica".to_owned()),
+            to_be_replaced: false,
+            healed: self.healed.clone(),
         }
     }
 

@@ -76,6 +76,10 @@ pub(crate) fn begin(table: &mut Table<'_>, hash: &mut StateHash, session: Sessio
         kept -= finished.len() as u64;
         put_bounds(table, hash, session.writer, lowest, kept);
     }
+    let forgotten = runtime::planted("session-forgotten-by-time") && session.lowest_unfinished <= session.counter;
+    if session.counter < lowest && forgotten {
+        return None;
+    }
     if session.counter < lowest || session.lowest_unfinished > session.counter {
         runtime::probe!("consensus-command-too-old");
         return Some((Answer::TooOld, Bytes::new()));

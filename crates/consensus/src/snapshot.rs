@@ -67,6 +67,11 @@ impl Offers {
         self.held.lock().expect("no holder panics").retain(|_, one| now.saturating_duration_since(one.last_used) < idle);
     }
 
+    /// Let go of what a replica offered: its state is opened anew, and its old pages may be written over.
+    pub(crate) fn forget(&self, key: Key) {
+        self.held.lock().expect("no holder panics").retain(|_, one| one.frozen.meta.key != key);
+    }
+
     /// Time since somebody last asked for the snapshot; `None` if it is gone.
     pub(crate) fn idle(&self, token: u64) -> Option<Duration> {
         let held = self.held.lock().expect("no holder panics");

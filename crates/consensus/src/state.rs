@@ -15,7 +15,7 @@ use crate::wire::{self, Answer};
 use bytes::Bytes;
 use protocol::wire::{decode, encode};
 use raft::eraftpb::Entry;
-use redb::{Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use runtime::disk::{Disk, Open};
 use serde::{Deserialize, Serialize};
 use std::ops::Bound;
@@ -29,34 +29,60 @@ const MARKS_MAX: usize = 8;
 
 /// The state of a replica cannot be read or written; the replica stops.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("state: {0}")]
-pub(crate) struct Error(String);
+#[error("state: {reason}")]
+pub(crate) struct Error {
+    reason: String,
+    full: bool,
+}
 
 impl Error {
+    fn new(reason: impl Into<String>) -> Error {
+        Error { reason: reason.into(), full: false }
+    }
+
     /// A snapshot cannot be had from who offered it.
     pub(crate) fn of_sender(reason: &str) -> Error {
-        Error(format!("snapshot: {reason}"))
+        Error::new(format!("snapshot: {reason}"))
+    }
+
+    /// The drive had no room: what is there is good.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+}
+
+impl From<redb::StorageError> for Error {
+    fn from(error: redb::StorageError) -> Error {
+        let full = matches!(&error, redb::StorageError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull);
+        Error { reason: error.to_string(), full }
+    }
+}
+
+impl From<runtime::disk::Error> for Error {
+    fn from(error: runtime::disk::Error) -> Error {
+        Error { reason: error.to_string(), full: matches!(error, runtime::disk::Error::Full { .. }) }
+    }
+}
+
+impl From<redb::SetDurabilityError> for Error {
+    fn from(error: redb::SetDurabilityError) -> Error {
+        Error::new(error.to_string())
     }
 }
 
 macro_rules! from_redb {
-    ($($kind:ty),*) => {$(
-        impl From<$kind> for Error {
-            fn from(error: $kind) -> Error {
-                Error(error.to_string())
+    ($($kind:ident),*) => {$(
+        impl From<redb::$kind> for Error {
+            fn from(error: redb::$kind) -> Error {
+                match error {
+                    redb::$kind::Storage(error) => error.into(),
+                    other => Error::new(other.to_string()),
+                }
             }
         }
     )*};
 }
-from_redb!(
-    redb::DatabaseError,
-    redb::TransactionError,
-    redb::TableError,
-    redb::StorageError,
-    redb::CommitError,
-    redb::SetDurabilityError,
-    runtime::disk::Error
-);
+from_redb!(DatabaseError, TransactionError, TableError, CommitError);
 
 /// What was applied; stands in the database beside the rows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -90,8 +116,8 @@ pub(crate) struct Applied {
 fn read_meta(database: &redb::Database) -> Result<Meta, Error> {
     let transaction = database.begin_read()?;
     let table = transaction.open_table(META)?;
-    let stored = table.get(META_KEY)?.ok_or_else(|| Error("the row that says what was applied is missing".to_owned()))?;
-    decode(decode_value(META_KEY.as_bytes(), stored.value())?).map_err(|error| Error(error.to_string()))
+    let stored = table.get(META_KEY)?.ok_or_else(|| Error::new("the row that says what was applied is missing".to_owned()))?;
+    decode(decode_value(META_KEY.as_bytes(), stored.value())?).map_err(|error| Error::new(error.to_string()))
 }
 
 fn write_meta(transaction: &redb::WriteTransaction, meta: &Meta) -> Result<(), Error> {
@@ -108,17 +134,18 @@ pub(crate) fn catching<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, 
             Ok(failure) => Error::from(failure.0),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-                Error(format!("it panicked: {}", text.unwrap_or("no message")))
+                Error::new(format!("it panicked: {}", text.unwrap_or("no message")))
             }
         })
     })
 }
 
-/// What was applied, as of the last checkpoint in a copy of a state's file.
-pub(crate) fn read_copy(copy: impl redb::StorageBackend) -> Result<Meta, Error> {
+/// What was applied, as of the last checkpoint in a copy of a state's file; and the number of rows.
+pub(crate) fn read_copy(copy: impl redb::StorageBackend) -> Result<(Meta, u64), Error> {
     let opened = catch_unwind(AssertUnwindSafe(|| redb::Builder::new().set_cache_size(1 << 20).create_with_backend(copy)));
-    let database = opened.map_err(|_| Error("damaged".to_owned()))??;
-    read_meta(&database)
+    let database = opened.map_err(|_| Error::new("damaged".to_owned()))??;
+    let rows = database.begin_read()?.open_table(ROWS)?.len()?;
+    Ok((read_meta(&database)?, rows))
 }
 
 impl State {
@@ -140,14 +167,14 @@ impl State {
     pub(crate) fn open(disk: &Arc<dyn Disk>, name: &str, cache_bytes: usize, mark_interval: u64, key: Key) -> Result<State, Error> {
         let file = disk.open(name, Open::Existing)?;
         if file.is_empty()? {
-            return Err(Error(format!("{name} is empty")));
+            return Err(Error::new(format!("{name} is empty")));
         }
         // redb may panic on bytes that no writer of its own left; for us that is damage like any other.
         let opened = catch_unwind(AssertUnwindSafe(|| redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(Backend(file))));
-        let database = opened.map_err(|_| Error(format!("{name} is damaged")))??;
+        let database = opened.map_err(|_| Error::new(format!("{name} is damaged")))??;
         let meta = read_meta(&database)?;
         if meta.key != key {
-            return Err(Error(format!("{name} is of {}", meta.key)));
+            return Err(Error::new(format!("{name} is of {}", meta.key)));
         }
         Ok(State { database, meta: Mutex::new(meta), mark_interval })
     }
@@ -216,8 +243,8 @@ impl State {
     pub(crate) fn freeze(&self) -> Result<Frozen, Error> {
         let transaction = self.database.begin_read()?;
         let table = transaction.open_table(META)?;
-        let stored = table.get(META_KEY)?.ok_or_else(|| Error("the row that says what was applied is missing".to_owned()))?;
-        let meta = decode(decode_value(META_KEY.as_bytes(), stored.value())?).map_err(|error| Error(error.to_string()))?;
+        let stored = table.get(META_KEY)?.ok_or_else(|| Error::new("the row that says what was applied is missing".to_owned()))?;
+        let meta = decode(decode_value(META_KEY.as_bytes(), stored.value())?).map_err(|error| Error::new(error.to_string()))?;
         let frozen = Frozen { meta, tables: [transaction.open_table(ROWS)?, transaction.open_table(SESSIONS)?] };
         Ok(frozen)
     }
@@ -241,7 +268,10 @@ impl State {
         let found = self.freeze()?.digest()?;
         if found != (rows, rows_hash) && !runtime::planted("snapshot-without-last-rows") {
             runtime::probe!("consensus-snapshot-refused-by-hash");
-            return Err(Error(format!("the snapshot has {} rows with hash {:016x}, not {rows} with {rows_hash:016x}", found.0, found.1)));
+            return Err(Error::new(format!(
+                "the snapshot has {} rows with hash {:016x}, not {rows} with {rows_hash:016x}",
+                found.0, found.1
+            )));
         }
         *self.meta.lock().expect("no holder panics") = meta;
         self.checkpoint()?;

@@ -46,6 +46,16 @@ impl Store {
         self.entries.iter()
     }
 
+    /// The entry at `index`, if it is not cut.
+    pub(crate) fn entry(&self, index: u64) -> Option<&Entry> {
+        self.entries.get(usize::try_from(index.checked_sub(self.start.index + 1)?).ok()?)
+    }
+
+    /// Somebody other than Raft wants a snapshot.
+    pub(crate) fn want_offer(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn take_wanted(&self) -> bool {
         self.wanted.swap(false, Ordering::Relaxed)
     }

@@ -3,7 +3,7 @@
 //! Raft's messages are converted to words of our own: no protobuf is parsed from the network. What cannot occur
 //! (local messages, membership entries, ids that are no voters) is refused here, before Raft sees it.
 
-use crate::log::Key;
+use crate::log::{Key, Run};
 use bytes::Bytes;
 use protocol::{GroupId, ReplicaId, wire};
 use raft::eraftpb::{self, EntryType, MessageType};
@@ -18,6 +18,9 @@ pub(crate) const PROPOSE: Method = Method(0x0202);
 pub(crate) const READ: Method = Method(0x0203);
 /// One page of the rows of a snapshot.
 pub(crate) const SNAPSHOT_PAGE: Method = Method(0x0204);
+
+/// What a replica has of entries that another one of its group lost.
+pub(crate) const FETCH: Method = Method(0x0220);
 
 /// All that one node has to say to another in one turn, for all groups. The data of entries follow in the body.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -48,7 +51,7 @@ pub(crate) struct Message {
 }
 
 /// An entry; its data are `bytes` bytes of the body, in order.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub term: u64,
     pub index: u64,
@@ -70,6 +73,58 @@ pub(crate) struct SnapshotOffer {
     pub state_hash: u64,
     /// Rolling hashes at earlier marks.
     pub marks: Vec<(u64, u64)>,
+}
+
+/// Ask `to` for entries that `from` lost, and for a state that covers index `state`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fetch {
+    pub group: GroupId,
+    pub to: ReplicaId,
+    pub from: ReplicaId,
+    pub wanted: Vec<Run>,
+    pub state: Option<u64>,
+}
+
+/// The answer: see [`crate::refetch::Testimony`]. The data of entries follow in the body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fetched {
+    pub term: u64,
+    pub leads: bool,
+    pub commit: u64,
+    pub start: u64,
+    pub last: u64,
+    pub acknowledged: u64,
+    pub entries: Vec<Entry>,
+    /// Not there at once: a state that is wanted is frozen meanwhile.
+    pub offer: Option<SnapshotOffer>,
+}
+
+/// Entries as they travel, their data moved to `body`.
+pub(crate) fn split_entries<'e>(entries: impl IntoIterator<Item = &'e eraftpb::Entry>, body: &mut Vec<Bytes>) -> Vec<Entry> {
+    let mut split = Vec::new();
+    for entry in entries {
+        split.push(Entry { term: entry.term, index: entry.index, bytes: u32::try_from(entry.data.len()).expect("commands are bounded") });
+        if !entry.data.is_empty() {
+            body.push(entry.data.clone());
+        }
+    }
+    split
+}
+
+/// What [`split_entries`] took apart; `None` if it is malformed.
+pub(crate) fn join_entries(entries: Vec<Entry>, mut body: Bytes) -> Option<Vec<eraftpb::Entry>> {
+    let mut joined = Vec::with_capacity(entries.len());
+    for entry in entries {
+        if entry.bytes as usize > body.len() || entry.term == 0 || entry.index == 0 {
+            return None;
+        }
+        let mut one = eraftpb::Entry::default();
+        one.set_entry_type(EntryType::EntryNormal);
+        (one.term, one.index) = (entry.term, entry.index);
+        one.data = body.split_to(entry.bytes as usize);
+        joined.push(one);
+    }
+    body.is_empty().then_some(joined)
 }
 
 /// A word between replicas beside Raft.

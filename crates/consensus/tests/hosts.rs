@@ -313,6 +313,82 @@ fn a_state_machine_that_panics_stops_its_own_group_and_no_other_on_the_same_driv
     });
 }
 
+/// Wait until every replica runs and all hold the same; what those of `node` were healed of.
+async fn healed(cluster: &Cluster, node: u64) -> Vec<String> {
+    for _ in 0..500 {
+        let seen: Vec<_> = cluster.nodes.values().flat_map(|node| node.host.status()).collect();
+        if seen.iter().all(|one| one.trouble.is_none()) {
+            cluster.agree().await;
+            return cluster.nodes[&node].host.status().into_iter().filter_map(|one| one.healed).collect();
+        }
+        time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{:?}", cluster.nodes.values().flat_map(|node| node.host.status()).collect::<Vec<_>>());
+}
+
+#[test]
+fn entries_that_rot_at_different_places_in_two_of_three_logs_are_fetched_from_each_other() {
+    runtime::process::block_on(async {
+        let mut cluster = Cluster::start(3, 1, quick()).await;
+        let client = cluster.client();
+        for number in 1..=12 {
+            client.propose(GROUP, session(number, number), append(1, number, 900), within(10)).await.unwrap();
+        }
+        cluster.agree().await;
+        for node in 1..=3 {
+            cluster.kill(node).await;
+        }
+        for node in 1..=2u64 {
+            let disk = runtime::disk::open_folder(cluster.folders[node as usize - 1].path()).unwrap();
+            // Entries of the first and of the last third.
+            let wanted = if node == 1 { 3..6 } else { 9..12 };
+            let sectors = consensus::inspect::entry_sectors(disk.as_ref()).unwrap();
+            let sector = sectors.iter().find(|sector| sector.entries.iter().all(|(_, _, index)| wanted.contains(index))).unwrap();
+            let file = disk.open(&sector.file, runtime::disk::Open::Existing).unwrap();
+            let mut byte = [0];
+            file.read_at(sector.offset + 100, &mut byte).unwrap();
+            file.write_at(sector.offset + 100, &[!byte[0]]).unwrap();
+        }
+        // The third has only the two, so nobody leads before they are whole.
+        for node in 1..=2 {
+            cluster.open(node, Bootstrap::Again).await;
+        }
+        for node in 1..=2 {
+            let reasons = healed(&cluster, node).await;
+            assert!(reasons.len() == 1 && reasons[0].contains("lost entries"), "{reasons:?}");
+        }
+        assert_eq!(list(&cluster.client()).await, (1..=12).collect::<Vec<u64>>());
+        cluster.open(3, Bootstrap::Again).await;
+        assert!(healed(&cluster, 3).await.is_empty());
+    });
+}
+
+#[test]
+fn a_replica_whose_state_is_damaged_fetches_another_under_its_own_id() {
+    runtime::process::block_on(async {
+        let mut cluster = Cluster::start(3, 1, quick()).await;
+        for number in 1..=5 {
+            cluster.client().propose(GROUP, session(number, number), append(1, number, 100), within(10)).await.unwrap();
+        }
+        cluster.agree().await;
+        let victim = cluster.leader().await;
+        cluster.kill(victim).await;
+        {
+            let disk = runtime::disk::open_folder(cluster.folders[victim as usize - 1].path()).unwrap();
+            let state = disk.list("raft").unwrap().into_iter().find(|entry| entry.name.ends_with(".redb")).unwrap();
+            let file = disk.open(&format!("raft/{}", state.name), runtime::disk::Open::Existing).unwrap();
+            file.write_at(0, &vec![0xee; state.bytes as usize]).unwrap();
+        }
+        cluster.open(victim, Bootstrap::Again).await;
+        assert_eq!(healed(&cluster, victim).await.len(), 1);
+        assert_eq!(list(&cluster.client()).await, [1, 2, 3, 4, 5]);
+        // It is as good as new, also for the next start.
+        cluster.kill(victim).await;
+        cluster.open(victim, Bootstrap::Again).await;
+        assert!(healed(&cluster, victim).await.is_empty());
+    });
+}
+
 #[test]
 fn one_host_with_five_drives_goes_on_without_any_two_of_them() {
     runtime::process::block_on(async {

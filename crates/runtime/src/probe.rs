@@ -38,6 +38,7 @@ pub const WAYPOINTS: &[&str] = &[
     "consensus-before-checkpoint",
     "consensus-before-vote",
     "consensus-checkpoint-before-log-cut",
+    "consensus-crippled-before-asking",
     "consensus-leader-before-answer",
     "consensus-snapshot-before-log-reset",
     "consensus-snapshot-before-manifest",

@@ -128,6 +128,10 @@ faults! {
     SectorError = "sector-error", Drives;
     /// Bytes at rest change.
     BitRot = "bit-rot", Drives, Processes;
+    /// Entries rot in the logs of the struck drives, committed ones, and no two of them the same.
+    LogRot = "log-rot", Drives;
+    /// The process dies, and entries of the last batch in the node's logs rot.
+    LastBatchRot = "last-batch-rot", Nodes, Ends;
     /// A write lands elsewhere.
     MisdirectedWrite = "misdirected-write", Drives;
     /// A read gives bytes from elsewhere.
@@ -215,6 +219,7 @@ mod tests {
                 "sync-error",
                 "sector-error",
                 "bit-rot",
+                "log-rot",
                 "misdirected-write",
                 "misdirected-read",
                 "lost-write",

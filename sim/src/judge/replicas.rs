@@ -1,5 +1,5 @@
-//! I9: replicas that applied the same index hold the same bytes. A replica may be missing only for a reason that a fault
-//! explains.
+//! I9: replicas that applied the same index hold the same bytes. A replica may have been damaged only for a reason that a fault
+//! explains; and what its group can give back to it, it has again soon.
 
 use super::drives::{Drives, Harm};
 use crate::cluster::Cluster;
@@ -26,11 +26,15 @@ struct Replica {
 pub(super) async fn compare(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> Vec<Violation> {
     let deadline = time::now() + SETTLE_MAX;
     loop {
-        let (groups, mut found) = gather(cluster, drives, touched);
+        let (groups, crippled, mut found) = gather(cluster, drives, touched);
         found.extend(differing(&groups));
-        let settled = groups.values().all(|replicas| replicas.iter().all(|replica| replica.applied == replicas[0].applied));
+        let settled =
+            crippled.is_empty() && groups.values().all(|replicas| replicas.iter().all(|replica| replica.applied == replicas[0].applied));
         if settled || !found.is_empty() {
             return found;
+        }
+        if time::now() >= deadline && !crippled.is_empty() {
+            return crippled.into_iter().map(|text| Violation::new("replica-healed", text)).collect();
         }
         if time::now() >= deadline {
             let text = format!("replicas do not catch up within {} s: {groups:x?}", SETTLE_MAX.as_secs());
@@ -70,25 +74,35 @@ pub(super) async fn compare_rows(cluster: &Cluster, touched: &BTreeSet<DriveId>)
     found
 }
 
-/// The replicas that run, and those that do not and should.
-fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> (BTreeMap<u64, Vec<Replica>>, Vec<Violation>) {
+/// The replicas that run by group, those that can be healed and are not yet, and those that do not run and should.
+type Gathered = (BTreeMap<u64, Vec<Replica>>, Vec<String>, Vec<Violation>);
+
+fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> Gathered {
     let harm = Harm::now(drives, cluster);
     let explained = |drive: DriveId| touched.contains(&drive) || harm.out(drive).is_some();
     let mut groups: BTreeMap<u64, Vec<Replica>> = BTreeMap::new();
-    let mut found = Vec::new();
+    let (mut crippled, mut found) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
     for node in (0..cluster.machines.len()).filter_map(|index| cluster.node(index)) {
         for status in node.host().status() {
             seen.insert((status.group, status.replica));
+            let (replica, group, drive) = (status.replica, status.group, drives.label(status.drive));
+            if let Some(reason) = status.healed.filter(|_| !explained(status.drive)) {
+                let text = format!("replica {replica} of group {group} had been damaged on {drive}, which no fault explains: {reason}");
+                found.push(Violation::new("replica-stopped", text));
+            }
             match &status.trouble {
                 None => groups.entry(status.group.0).or_default().push(Replica {
                     applied: status.applied,
                     state_hash: status.state_hash,
                     replica: status.replica.0,
                 }),
-                Some(_) if explained(status.drive) => {}
+                Some(reason) if explained(status.drive) => {
+                    if !status.to_be_replaced && harm.out(status.drive).is_none() {
+                        crippled.push(format!("replica {replica} of group {group} on {drive} is crippled yet: {reason}"));
+                    }
+                }
                 Some(reason) => {
-                    let (replica, group, drive) = (status.replica, status.group, drives.label(status.drive));
                     let text = format!("replica {replica} of group {group} stopped on {drive}, which no fault explains: {reason}");
                     found.push(Violation::new("replica-stopped", text));
                 }
@@ -101,7 +115,7 @@ fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> (B
             found.push(Violation::new("replica-missing", text));
         }
     }
-    (groups, found)
+    (groups, crippled, found)
 }
 
 fn differing(groups: &BTreeMap<u64, Vec<Replica>>) -> Vec<Violation> {

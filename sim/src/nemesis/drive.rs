@@ -1,5 +1,6 @@
-//! Faults of drives. Those that damage are for good; those that end are healed, and where a process has meanwhile closed the
-//! drive or stopped its replicas, its node is started again: "bring it back and start the node again", says its log.
+//! Faults of drives. Those that damage are for good; those that end are healed. Where a process has meanwhile closed the drive, or
+//! does not get its replicas to run again by itself, its node is started again: "bring it back and start the node again", says its
+//! log.
 
 use super::aim::SHARDS;
 use super::{Blow, World};
@@ -14,6 +15,9 @@ use std::time::Duration;
 
 /// A machine that was killed to have its drives changed is down for so long.
 const HANDS: Duration = Duration::from_millis(500);
+/// Time for replicas to run again by themselves, and how often is looked whether they do.
+const BY_ITSELF: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(250);
 const SECTOR_BYTES: u64 = 512;
 /// Draws of a place with content, before one without is taken.
 const DRAWS_MAX: usize = 20;
@@ -113,16 +117,17 @@ async fn condition(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
     }
     blow.last().await;
     for place in &blow.struck.drives {
-        let mut standing = world.standing();
-        let conditions = standing.drives.entry(*place).or_default();
-        match fault {
-            Fault::DriveFull => drop(conditions.full.remove(&number)),
-            Fault::DriveSlow => drop(conditions.slow.remove(&number)),
-            _ => conditions.stuck -= 1,
+        {
+            let mut standing = world.standing();
+            let conditions = standing.drives.entry(*place).or_default();
+            match fault {
+                Fault::DriveFull => drop(conditions.full.remove(&number)),
+                Fault::DriveSlow => drop(conditions.slow.remove(&number)),
+                _ => conditions.stuck -= 1,
+            }
         }
-        drop(standing);
         world.set_conditions(*place);
-        world.restart_if_it_gave_up(*place);
+        world.restart_if_it_gave_up(*place).await;
     }
 }
 
@@ -159,17 +164,27 @@ impl World {
         drive.set_stuck(conditions.stuck > 0);
     }
 
-    /// A drive that is healed serves again only after its node's start, if its process has closed it or stopped a replica.
-    fn restart_if_it_gave_up(&self, place: Place) {
-        let id = ::node::drives::ids(protocol::NodeId(place.node as u64 + 1)).nth(place.drive).expect("a node has few drives");
-        let gave_up = self.cluster.node(place.node).is_some_and(|node| {
-            let stopped = node.host().status().iter().any(|replica| replica.drive == id && replica.trouble.is_some());
-            stopped || node.refused().iter().any(|refused| refused.drive == id)
-        });
-        if gave_up && self.standing().processes[place.node].down == 0 {
+    /// A drive that is healed serves again only after its node's start, if its process has closed it; replicas that stopped for
+    /// want of room run again by themselves.
+    async fn restart_if_it_gave_up(&self, place: Place) {
+        let patience = time::now() + BY_ITSELF;
+        while time::now() < patience && self.gave_up(place, false) && !self.gave_up(place, true) {
+            time::sleep(LOOK).await;
+        }
+        if self.gave_up(place, false) && self.standing().processes[place.node].down == 0 {
             self.kill(place.node);
             self.bring_up(place.node);
         }
         self.revive(place.node);
+    }
+
+    /// Whether something of a drive does not run; with `closed`, whether its process has closed it altogether.
+    fn gave_up(&self, place: Place, closed: bool) -> bool {
+        let id = ::node::drives::ids(protocol::NodeId(place.node as u64 + 1)).nth(place.drive).expect("a node has few drives");
+        self.cluster.node(place.node).is_some_and(|node| {
+            let stopped = node.host().status().iter().any(|replica| replica.drive == id && replica.trouble.is_some());
+            let shut = node.storage().status().iter().any(|drive| drive.drive == id && drive.closed.is_some());
+            shut || node.refused().iter().any(|refused| refused.drive == id) || (stopped && !closed)
+        })
     }
 }

@@ -10,6 +10,7 @@ mod clock;
 mod drive;
 mod network;
 mod process;
+mod rot;
 mod seal;
 mod standing;
 mod stray;
@@ -135,6 +136,7 @@ async fn strike(world: Arc<World>, planned: Planned) {
     world.note(&planned, Stage::Struck, format!("{} {struck}", planned.fault.name()));
     let blow = Blow { world: &world, planned: &planned, struck, held: Mutex::new(reached) };
     match planned.fault.strikes() {
+        _ if rot::strikes(planned.fault) => rot::carry_out(&blow, &mut random).await,
         Strikes::Drives => drive::carry_out(&blow, copies, &mut random).await,
         Strikes::Volumes => seal::carry_out(&blow, &mut random).await,
         Strikes::Partitions => stray::carry_out(&blow, &mut random).await,

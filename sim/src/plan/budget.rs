@@ -64,6 +64,8 @@ pub fn cost(fault: Fault) -> Cost {
         | Fault::KillSilently
         | Fault::PowerCut
         | Fault::PowerCutMidWrite
+        // What rots with it is fetched from the others when the node is back.
+        | Fault::LastBatchRot
         | Fault::Pause
         | Fault::RollingRestart
         | Fault::Partition
@@ -85,6 +87,8 @@ pub fn cost(fault: Fault) -> Cost {
         | Fault::ClockJump
         | Fault::ClockFreeze
         | Fault::DriveSlow
+        // Each of these entries is whole on most drives: it is fetched from them.
+        | Fault::LogRot
         | Fault::LeaderTransfer
         | Fault::VolumeSealed
         | Fault::StrayCommands

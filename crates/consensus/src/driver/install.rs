@@ -68,7 +68,7 @@ impl Driver {
         }
     }
 
-    fn remove_file(&mut self, name: String, state: Option<State>) {
+    pub(super) fn remove_file(&mut self, name: String, state: Option<State>) {
         let disk = self.disk.clone();
         self.jobs.push(Box::pin(async move {
             let run = disk.clone();
@@ -85,9 +85,9 @@ impl Driver {
     /// The manifest names the new state durably: now, and not before, the log is reset.
     pub(super) fn switched(&mut self, key: Key, result: Result<(), runtime::disk::Error>) {
         if let Err(error) = result {
-            return self.stop(key, &error.to_string(), false);
+            return self.stop_of(key, &error.into());
         }
-        let Some(replica) = self.replicas.get_mut(&key) else { return };
+        let Some(replica) = self.replicas.get_mut(&key) else { return self.job_ended(key) };
         let Some(switching) = replica.switching.take() else { return };
         let Switching { number, start, hard, entries, messages, .. } = switching;
         replica.job = false;

@@ -1,5 +1,6 @@
 //! What comes to a driver from outside: messages, proposals, reads, and time.
 
+use super::upkeep::Stop;
 use super::{Driver, Input, TURN_BYTES_MAX};
 use crate::log::Key;
 use crate::replica::Replica;
@@ -80,6 +81,10 @@ impl Driver {
                 }
                 0
             }
+            Input::Fetch { key, asked, waiter } => {
+                self.serve_fetch(key, &asked, waiter);
+                0
+            }
             Input::ShutDown { done } => {
                 for replica in self.replicas.values_mut().filter(|replica| replica.leads()) {
                     if let Some(successor) = replica.successor() {
@@ -104,7 +109,8 @@ impl Driver {
             MessageType::MsgHeartbeat if message.term >= replica.raw.raft.term && message.commit > log.last_index() => {
                 // The leader counts entries as acknowledged by this replica which it does not have.
                 let reason = format!("acknowledged entries up to {} are missing, the log ends at {}", message.commit, log.last_index());
-                self.stop(key, &reason, true);
+                // Nothing showed that bytes are gone, so votes may be gone as well: this is an older copy, or the drive lied.
+                self.stop(key, &reason, Stop::Damaged);
                 return;
             }
             MessageType::MsgAppend if replica.apply_bytes > APPLY_BYTES_MAX => {
@@ -140,7 +146,7 @@ impl Driver {
 
     pub(super) fn compare(&mut self, key: Key) {
         if self.replicas.get_mut(&key).is_some_and(Replica::compare) {
-            self.stop(key, "its state differs from that of a majority of its group", true);
+            self.stop(key, "its state differs from that of a majority of its group", Stop::Damaged);
         }
     }
 
@@ -179,6 +185,7 @@ impl Driver {
                 self.dirty.insert(replica.key);
             }
         }
+        self.heal();
         if self.ticks.is_multiple_of(10) {
             self.shared.offers.expire(self.shared.settings.snapshot_idle);
             self.relieve(now);

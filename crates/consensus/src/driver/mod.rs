@@ -13,19 +13,21 @@
 //! answer ([`Driver::switched`]). Cutting the log (`upkeep`): checkpoint durable, then the new start in the log, then
 //! segments go ([`Driver::checkpointed`]).
 
+mod crippled;
 mod install;
 mod intake;
 mod order;
 mod outbox;
 mod upkeep;
 
-pub(crate) use upkeep::Stopped;
+pub(crate) use crippled::{Hope, Seat, Stopped};
 
 use crate::host::Switchboard;
 use crate::log::{Key, Log, Record};
 use crate::replica::{Query, Replica, Waiter};
 use crate::state::{Applied, Error, Meta, State};
-use crate::wire::{Note, SnapshotOffer};
+use crate::wire::{Fetch, Note, SnapshotOffer};
+use crippled::Step;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -33,6 +35,7 @@ use outbox::Outgoing;
 use protocol::{DriveId, NodeId};
 use raft::eraftpb::Message;
 use runtime::disk::Disk;
+use runtime::rpc::Reply;
 use runtime::sync::{Receiver, oneshot};
 use runtime::time::{self, Instant};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +64,12 @@ pub(crate) enum Input {
     Transfer {
         key: Key,
     },
+    /// Another replica asks for entries that it lost.
+    Fetch {
+        key: Key,
+        asked: Fetch,
+        waiter: oneshot::Sender<Reply>,
+    },
     ShutDown {
         done: oneshot::Sender<()>,
     },
@@ -75,6 +84,7 @@ enum Done {
     Fetched { key: Key, message: Box<Message>, file: u64, result: Result<State, Error> },
     Switched { key: Key, result: Result<(), runtime::disk::Error> },
     Queried { key: Key, result: Result<(), Error> },
+    Healing { key: Key, step: Step },
     Removed,
 }
 
@@ -102,6 +112,8 @@ pub(crate) struct Driver {
     next_tick: Instant,
     ticks: u64,
     closing: Option<(Instant, oneshot::Sender<()>)>,
+    /// Why the log is no longer written, if it is not.
+    failed: Option<String>,
 }
 
 impl Driver {
@@ -135,6 +147,7 @@ impl Driver {
             next_tick: time::now() + shared.settings.tick,
             ticks: 0,
             closing: None,
+            failed: None,
             shared,
         }
     }
@@ -169,6 +182,7 @@ impl Driver {
         if let Some(reason) = self.disk.closed()
             && !self.replicas.is_empty()
         {
+            self.failed = Some(reason.clone());
             self.stop_all(&reason);
         }
         for key in std::mem::take(&mut self.dirty) {
@@ -191,7 +205,10 @@ impl Driver {
                         self.durable_batch = batch;
                         self.batch_durable();
                     }
-                    Err(error) => self.stop_all(&error.to_string()),
+                    Err(error) => {
+                        self.failed = Some(error.to_string());
+                        self.stop_all(&error.to_string());
+                    }
                 }
             }
             Done::Applied { key, result } => self.entries_applied(key, result),
@@ -201,16 +218,17 @@ impl Driver {
                 replica.freezing = false;
                 match result {
                     Ok(offer) => replica.raw.mut_store().offer = Some(offer),
-                    Err(error) => self.stop(key, &error.to_string(), false),
+                    Err(error) => self.stop_of(key, &error),
                 }
             }
             Done::Fetched { key, message, file, result } => self.fetched(key, *message, file, result),
             Done::Switched { key, result } => self.switched(key, result),
             Done::Queried { key, result } => {
                 if let Err(error) = result {
-                    self.stop(key, &error.to_string(), false);
+                    self.stop_of(key, &error);
                 }
             }
+            Done::Healing { key, step } => self.healing(key, step),
             Done::Removed => {}
         }
     }

@@ -13,6 +13,7 @@ use runtime::probe::waypoint;
 use runtime::time;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of entries given to one apply job.
 const APPLY_JOB_BYTES: usize = 2 << 20;
@@ -133,6 +134,7 @@ impl Driver {
             }
             self.send(key, messages);
         }
+        self.wake_durable();
     }
 
     /// Apply: start the next job on the state of a replica, if none is under way; and answer queries.
@@ -171,6 +173,17 @@ impl Driver {
             let manifest = Manifest { drive: self.drive, key, file: fetched.file };
             let old = std::mem::replace(&mut replica.state, Arc::new(fetched.state));
             let old_name = state_name(key, std::mem::replace(&mut replica.file, fetched.file));
+            if runtime::planted("log-reset-before-state-is-durable") {
+                // The planted bug lets the manifest name the new state when the log is long reset.
+                self.jobs.push(Box::pin(async move {
+                    time::sleep(Duration::from_millis(500)).await;
+                    waypoint("consensus-snapshot-before-log-reset").await;
+                    let _ = disk::run(&disk.clone(), move || manifest.write(disk.as_ref())).await;
+                    Done::Removed
+                }));
+                self.jobs.push(Box::pin(std::future::ready(Done::Switched { key, result: Ok(()) })));
+                return;
+            }
             self.jobs.push(Box::pin(async move {
                 let run = disk.clone();
                 waypoint("consensus-snapshot-before-manifest").await;
@@ -226,7 +239,7 @@ impl Driver {
     pub(super) fn entries_applied(&mut self, key: Key, result: Result<Applied, Error>) {
         let applied = match result {
             Ok(applied) => applied,
-            Err(error) => return self.stop(key, &error.to_string(), false),
+            Err(error) => return self.stop_of(key, &error),
         };
         let Some(replica) = self.replicas.get_mut(&key) else { return };
         replica.job = false;

@@ -1,20 +1,25 @@
 //! Bounding what grows: memory and drive space of the log. And the end of a replica, of all of them, of the driver.
 
 use super::order::record_of;
-use super::{Done, Driver};
-use crate::host::ReplicaStatus;
-use crate::log::{Key, Record, Start};
+use super::{Done, Driver, Hope, Seat, Stopped};
+use crate::log::Key;
+use crate::refetch::Patient;
 use crate::state::{Error, Meta, catching};
 use futures::StreamExt;
-use raft::eraftpb::Entry;
 use runtime::disk;
 use runtime::time::{self, Instant};
+use std::sync::Arc;
 
-/// A replica that does not run: its entries still have to be kept in the log.
-pub(crate) struct Stopped {
-    pub start: Start,
-    pub damaged: bool,
-    pub entries: Vec<Entry>,
+/// Why a replica stops.
+pub(super) enum Stop {
+    /// It must not run again.
+    Damaged,
+    /// Its state is lost.
+    State,
+    /// There was no room for its state.
+    Full,
+    /// The log of the drive is gone.
+    Log,
 }
 
 impl Driver {
@@ -47,7 +52,7 @@ impl Driver {
             }
         }
         for key in pinning {
-            if let Some(stopped) = self.stopped.get(&key) {
+            if let Some(stopped) = self.stopped.get(&key).filter(|stopped| !stopped.is_waking()) {
                 self.forward.extend(stopped.records(key));
                 self.urgent = true;
             }
@@ -58,7 +63,7 @@ impl Driver {
     pub(super) fn checkpointed(&mut self, key: Key, result: Result<Meta, Error>) {
         let meta = match result {
             Ok(meta) => meta,
-            Err(error) => return self.stop(key, &error.to_string(), false),
+            Err(error) => return self.stop_of(key, &error),
         };
         let Some(replica) = self.replicas.get_mut(&key) else { return };
         replica.job = false;
@@ -72,20 +77,45 @@ impl Driver {
         }
     }
 
-    /// A replica cannot go on. With `damaged` the log remembers it, and it does not run at the next start either.
-    pub(super) fn stop(&mut self, key: Key, reason: &str, damaged: bool) {
-        let Some(replica) = self.replicas.remove(&key) else { return };
+    /// The state of a replica cannot be read or written.
+    pub(super) fn stop_of(&mut self, key: Key, error: &Error) {
+        self.stop(key, &error.to_string(), if error.is_full() { Stop::Full } else { Stop::State });
+    }
+
+    /// A replica cannot go on as it is. Whether and how it can be healed is seen to from the next tick on.
+    pub(super) fn stop(&mut self, key: Key, reason: &str, why: Stop) {
+        let Some(mut replica) = self.replicas.remove(&key) else { return };
         tracing::error!(replica = %key, drive = self.disk.label(), reason, "a replica stops; its group goes on without it");
-        let store = replica.raw.store();
-        let stopped = Stopped { start: store.start, damaged, entries: store.iter().cloned().collect() };
+        self.shared.offers.forget(key);
+        let store = replica.raw.mut_store();
+        let entries = store.iter().map(|entry| (entry.index, entry.clone())).collect();
+        let patient = Patient { hard: store.hard, start: store.start, entries, ..Patient::default() };
+        let hope = match why {
+            Stop::Damaged => Hope::Replacement,
+            Stop::State => Hope::Fetch,
+            Stop::Full | Stop::Log => Hope::Reopen(Arc::downgrade(&replica.state)),
+        };
+        let full = matches!(why, Stop::Full);
+        let seat = Seat { spec: replica.spec.clone(), machine: replica.machine.clone() };
+        let damaged = matches!(why, Stop::Damaged);
+        let mut stopped = Stopped::new(patient, true, damaged, Some(seat), hope, reason.to_owned());
+        (stopped.file, stopped.next_file, stopped.full) = (replica.file, replica.next_file, full);
+        if let Some((at, pause)) = replica.healed_at {
+            stopped.relapsed(at, pause);
+        }
+        if let Some(switching) = &mut replica.switching
+            && switching.fetched.is_none()
+        {
+            // A manifest is being written, for a state or a log that are not switched to: another one is fetched after it.
+            stopped.hold();
+            stopped.hope = Hope::Fetch;
+        }
         if damaged {
-            let record = record_of(&mut self.forming, key);
-            record.damaged = true;
+            record_of(&mut self.forming, key).damaged = true;
             self.urgent = true;
         }
-        let status = ReplicaStatus { leader: None, trouble: Some(reason.to_owned()), ..replica.status(self.drive) };
-        self.shared.publish(key, status);
         self.stopped.insert(key, stopped);
+        self.publish_stopped(key);
         let (state, disk) = (replica.state.clone(), self.disk.clone());
         replica.abandon();
         // Closing a database writes, and may stumble over whatever stopped the replica.
@@ -106,7 +136,7 @@ impl Driver {
     /// The drive is gone.
     pub(super) fn stop_all(&mut self, reason: &str) {
         for key in self.replicas.keys().copied().collect::<Vec<_>>() {
-            self.stop(key, reason, false);
+            self.stop(key, reason, Stop::Log);
         }
         self.forming.clear();
         self.forward.clear();
@@ -137,21 +167,5 @@ impl Driver {
             }
         }
         let _ = done.send(());
-    }
-}
-
-impl Stopped {
-    /// The records that write its live entries forward: first what is gone, then each consecutive run.
-    fn records(&self, key: Key) -> Vec<Record> {
-        let head = Record { key, start: Some(self.start), reset: true, damaged: self.damaged, ..Record::default() };
-        let mut records = vec![head];
-        for entry in &self.entries {
-            let last = records.last_mut().expect("the head is there");
-            match last.entries.last() {
-                Some(before) if before.index + 1 == entry.index => last.entries.push(entry.clone()),
-                _ => records.push(Record { key, entries: vec![entry.clone()], ..Record::default() }),
-            }
-        }
-        records
     }
 }

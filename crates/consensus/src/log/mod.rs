@@ -5,11 +5,14 @@
 //! old one. Every start begins a new segment: sectors of a torn tail are never written over, hence never mixed.
 
 mod batch;
+mod places;
 mod recovery;
 mod sector;
 mod view;
 
 pub(crate) use batch::{Record, Run, runs};
+
+pub use places::{EntrySector, entry_sectors};
 pub(crate) use recovery::Recovered;
 pub use view::{LogView, LoggedEntry, ReplicaLog};
 
@@ -20,7 +23,7 @@ use recovery::{Replayed, Segment, forget_live, note_live, replay};
 use runtime::disk::{Disk, DiskFile, Open};
 use sector::SECTOR_BYTES;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Folder of everything that this crate keeps on a drive.
@@ -65,7 +68,8 @@ pub(crate) struct Start {
 /// What every segment's first batch repeats of a replica.
 #[derive(Clone, Debug, Default)]
 struct Standing {
-    hard: Hard,
+    /// `None` for a replica that has no vote here: it must not come to have one by being repeated.
+    hard: Option<Hard>,
     start: Start,
     damaged: bool,
     /// Index and term of entries that are lost.
@@ -90,6 +94,8 @@ pub(crate) struct Log {
     standing: BTreeMap<Key, Standing>,
     spares: Vec<String>,
     next_generation: u64,
+    /// Segments in which rot was found.
+    rotten: BTreeSet<u64>,
 }
 
 fn segment_name(generation: u64) -> String {
@@ -121,6 +127,7 @@ impl Log {
             segments.push(Segment::read(file.as_ref(), *generation)?);
         }
         let Replayed { replicas: mut recovered, chain, live, table } = replay(disk.label(), &segments)?;
+        let rotten = segments.iter().filter(|segment| segment.has_rot()).map(|segment| segment.generation).collect();
         drop(segments);
         // Who wrote the last batch may have been killed before its sync: it counts as acknowledged from now on. Whatever
         // stands before it was synced before it was written.
@@ -141,7 +148,7 @@ impl Log {
             .iter()
             .map(|(key, one)| {
                 let Recovered { start, damaged, .. } = *one;
-                (*key, Standing { hard: one.hard.unwrap_or_default(), start, damaged, lost: one.lost.clone() })
+                (*key, Standing { hard: one.hard, start, damaged, lost: one.lost.clone() })
             })
             .collect();
         let spares = files.iter().filter(|entry| entry.name.starts_with("spare-")).map(|entry| format!("{FOLDER}/{}", entry.name));
@@ -161,6 +168,7 @@ impl Log {
             standing,
             spares: spares.collect(),
             next_generation,
+            rotten,
         };
         log.roll(before, &[])?;
         // Only now are the others superfluous: torn beginnings of segments, and old ones whose removal was not durable.
@@ -217,9 +225,7 @@ impl Log {
         self.table.clone_from(&encoded.head.records);
         for record in records {
             let standing = self.standing.entry(record.key).or_default();
-            if let Some(hard) = record.hard {
-                standing.hard = hard;
-            }
+            standing.hard = record.hard.or(standing.hard);
             if let Some(start) = record.start {
                 standing.start = start;
                 standing.lost = if record.reset { BTreeMap::new() } else { standing.lost.split_off(&(start.index + 1)) };
@@ -242,7 +248,7 @@ impl Log {
             .iter()
             .map(|(key, one)| Record {
                 key: *key,
-                hard: Some(one.hard),
+                hard: one.hard,
                 start: Some(one.start),
                 damaged: one.damaged,
                 lost: runs(one.lost.iter().map(|(index, term)| (*index, *term))),
@@ -291,7 +297,8 @@ impl Log {
     fn retire(&mut self, generation: u64) -> Result<(), Error> {
         let name = segment_name(generation);
         let fits = self.disk.open(&name, Open::Existing)?.len()? == self.segment_bytes.next_multiple_of(SECTOR_BYTES as u64);
-        if self.spares.len() < SPARES_MAX && fits {
+        // Rot that is left behind the batches of a later life would be taken for a batch of it.
+        if self.spares.len() < SPARES_MAX && fits && !self.rotten.contains(&generation) {
             let spare = format!("{FOLDER}/spare-{generation:016x}.seg");
             self.disk.rename(&name, &spare)?;
             self.spares.push(spare);

@@ -5,7 +5,9 @@
 //! never written; if all were and some are bad, it is rot. An entry that may have been acknowledged is never cut
 //! silently: it is reported as lost, by index and term.
 
-use super::batch::{Head, HeadRecord, Read, runs};
+#[cfg(test)]
+use super::batch::runs;
+use super::batch::{Head, HeadRecord, Read};
 use super::sector::{Found, Header, SECTOR_BYTES, judge};
 use super::{Error, Hard, Key, Start};
 use raft::eraftpb::Entry;
@@ -32,11 +34,18 @@ pub(crate) struct Recovered {
 
 impl Recovered {
     /// What is lost of its log, if anything is.
+    #[cfg(test)]
     pub(crate) fn damage(&self) -> Option<String> {
         let runs = runs(self.lost.iter().map(|(index, term)| (*index, *term)));
         let told: Vec<String> =
             runs.iter().map(|run| format!("{} to {} of term {}", run.first, run.first + run.count - 1, run.term)).collect();
         (!told.is_empty()).then(|| format!("entries {}", told.join(", ")))
+    }
+
+    /// Index of the last entry, lost or not; 0 if there is none.
+    pub(crate) fn last(&self) -> u64 {
+        let lost = self.lost.keys().next_back().copied().unwrap_or(0);
+        self.entries.keys().next_back().copied().unwrap_or(0).max(lost)
     }
 
     /// Take in a record; `entries` are `None` if they are lost.
@@ -149,6 +158,16 @@ impl Segment {
         let found = self.found_of(shape);
         let from = shape.sector * SECTOR_BYTES;
         Read { bytes: &self.bytes[from..from + found.len() * SECTOR_BYTES], found, head: shape.head }
+    }
+
+    /// Whether any sector of it is rotten.
+    pub(super) fn has_rot(&self) -> bool {
+        self.found.contains(&Found::Rotten)
+    }
+
+    /// Its batches in order, each with its first sector.
+    pub(super) fn reads(&self) -> impl Iterator<Item = (usize, Read<'_>)> {
+        self.batches.values().map(|shape| (shape.sector, self.batch(*shape)))
     }
 
     fn standing(&self, shape: Shape) -> Standing {
@@ -327,12 +346,7 @@ pub(crate) fn replay(label: &str, segments: &[Segment]) -> Result<Replayed, Erro
     Ok(Replayed { replicas, chain, live, table: last_table })
 }
 
-fn take(
-    record: &HeadRecord,
-    entries: Option<Vec<Entry>>,
-    replicas: &mut BTreeMap<Key, Recovered>,
-    live: &mut [BTreeMap<Key, (u64, u64)>],
-) {
+fn take(record: &HeadRecord, entries: Option<Vec<Entry>>, replicas: &mut BTreeMap<Key, Recovered>, live: &mut [BTreeMap<Key, (u64, u64)>]) {
     replicas.entry(record.key).or_default().take(record, entries);
     if let Some(start) = record.start {
         forget_live(live, record.key, start.index, record.reset);

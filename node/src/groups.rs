@@ -1,0 +1,169 @@
+//! What is left of each group on the drives at hand, for an operator whose group has no quorum. Reads, and changes nothing.
+
+use consensus::inspect::{LogView, ReplicaLog, read_checkpoint};
+use protocol::{DriveId, GroupId, ReplicaId};
+use runtime::disk::Disk;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// What one drive has of one replica.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remains {
+    pub replica: ReplicaId,
+    pub drive: DriveId,
+    /// The drive as people know it.
+    pub label: String,
+    /// Term and vote, as its log has them.
+    pub term: u64,
+    pub vote: u64,
+    /// Entries up to this it knows to be committed.
+    pub commit: u64,
+    /// Its log begins after this.
+    pub start: u64,
+    /// The last entry: index and term; those of its state if it has no entries.
+    pub last: (u64, u64),
+    /// Entries between start and last that are lost.
+    pub missing: Vec<u64>,
+    /// Applied index, number of rows and state hash of its state; or why that cannot be read.
+    pub state: Result<(u64, u64, u64), String>,
+}
+
+impl Remains {
+    /// The last index up to which nothing is missing, if its state reaches the beginning of its log.
+    pub fn whole_to(&self) -> Option<u64> {
+        let (applied, ..) = self.state.as_ref().ok()?;
+        let end = self.missing.iter().copied().find(|index| index > applied).map_or(self.last.0, |index| index - 1);
+        (*applied >= self.start).then_some(end.max(*applied))
+    }
+}
+
+/// All that was found of one group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Survey {
+    pub group: GroupId,
+    pub remains: Vec<Remains>,
+}
+
+impl Survey {
+    /// The replica that a recovery would go on from: whose last entry is the newest by Raft's order (term, then index), among
+    /// those that are whole to their end; failing that, who is whole the furthest.
+    pub fn best(&self) -> Option<&Remains> {
+        let rank = |one: &&Remains| {
+            let whole = one.whole_to()?;
+            Some((whole == one.last.0, if whole == one.last.0 { one.last.1 } else { 0 }, whole))
+        };
+        self.remains.iter().filter(|one| rank(one).is_some()).max_by_key(rank)
+    }
+
+    /// Entries that some replica has, or knows to be committed, and the best survivor does not: acknowledged commands may be
+    /// among them. What only drives that are not here have nobody can say.
+    pub fn in_doubt(&self) -> Option<(u64, u64)> {
+        let known = self.remains.iter().map(|one| one.commit.max(one.last.0)).max()?;
+        let whole = self.best().and_then(Remains::whole_to).unwrap_or(0);
+        (known > whole).then_some((whole + 1, known))
+    }
+}
+
+impl fmt::Display for Survey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "group {}: {} replicas found", self.group, self.remains.len())?;
+        for one in &self.remains {
+            let (last, last_term) = one.last;
+            write!(f, "  replica {} on {} (drive {}): term {}, voted for {}, ", one.replica, one.label, one.drive, one.term, one.vote)?;
+            write!(f, "log after {} to {last} (term {last_term}), committed to {}, ", one.start, one.commit)?;
+            match &one.state {
+                Ok((applied, rows, hash)) => write!(f, "state at {applied} with {rows} rows ({hash:016x})")?,
+                Err(reason) => write!(f, "NO STATE: {reason}")?,
+            }
+            match one.missing.len() {
+                0 => writeln!(f)?,
+                count => writeln!(f, ", {count} entries LOST, the first is {}", one.missing[0])?,
+            }
+        }
+        match self.best() {
+            Some(best) => writeln!(f, "  best: replica {} on {}, whole to {}", best.replica, best.label, best.whole_to().unwrap_or(0))?,
+            None => writeln!(f, "  none of them could go on")?,
+        }
+        match self.in_doubt() {
+            Some((from, to)) => {
+                writeln!(f, "  IN DOUBT: entries {from} to {to} are known of and not in it; acknowledged commands may be among them")
+            }
+            None => writeln!(f, "  nothing that these drives know of would be lost"),
+        }
+    }
+}
+
+/// Look at all groups of which `drives` hold something. A drive whose log cannot be read is told of in the second result.
+pub fn survey(drives: &[(DriveId, Arc<dyn Disk>)]) -> (Vec<Survey>, Vec<String>) {
+    let mut groups: BTreeMap<GroupId, Vec<Remains>> = BTreeMap::new();
+    let mut unreadable = Vec::new();
+    for (drive, disk) in drives {
+        let mut view = LogView::default();
+        if let Err(error) = view.advance(disk.as_ref()) {
+            unreadable.push(format!("{}: its log cannot be read: {error}", disk.label()));
+        }
+        for ((group, replica), log) in view.replicas() {
+            groups.entry(*group).or_default().push(remains(*drive, disk, *group, *replica, log));
+        }
+    }
+    (groups.into_iter().map(|(group, remains)| Survey { group, remains }).collect(), unreadable)
+}
+
+fn remains(drive: DriveId, disk: &Arc<dyn Disk>, group: GroupId, replica: ReplicaId, log: &ReplicaLog) -> Remains {
+    let state = match read_checkpoint(disk.as_ref(), drive, group, replica) {
+        Ok(Some(state)) => Ok(state),
+        Ok(None) => Err("it has no manifest".to_owned()),
+        Err(reason) => Err(reason),
+    };
+    let mut entries = log.entries.range(log.start + 1..);
+    let of_state = state.as_ref().map_or((log.start, 0), |state| (state.applied, state.term));
+    let last = entries.next_back().map_or(of_state, |(index, entry)| (*index, entry.term));
+    let missing = (log.start + 1..=last.0.max(log.commit)).filter(|index| !log.entries.contains_key(index)).collect();
+    let ReplicaLog { term, vote, commit, start, .. } = *log;
+    let state = state.map(|state| (state.applied, state.rows, state.state_hash));
+    Remains { replica, drive, label: disk.label().to_owned(), term, vote, commit, start, last, missing, state }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remains(replica: u64, last: (u64, u64), commit: u64, missing: &[u64], state: Option<u64>) -> Remains {
+        Remains {
+            replica: ReplicaId(replica),
+            drive: DriveId(replica),
+            label: format!("/data/{replica}"),
+            term: last.1,
+            vote: 1,
+            commit,
+            start: 4,
+            last,
+            missing: missing.to_vec(),
+            state: state.map(|applied| (applied, 7, 0xabc)).ok_or_else(|| "the state is damaged".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_newest_whole_replica_is_best_and_what_it_lacks_is_in_doubt() {
+        let damaged = remains(1, (12, 3), 10, &[8], Some(6));
+        let older = remains(2, (14, 2), 9, &[], Some(5));
+        let newer = remains(3, (11, 3), 10, &[], Some(5));
+        let without_state = remains(4, (20, 3), 18, &[], None);
+        let survey = Survey { group: GroupId(2), remains: vec![damaged.clone(), older, newer, without_state] };
+        assert_eq!(survey.best().map(|best| best.replica), Some(ReplicaId(3)));
+        assert_eq!(survey.in_doubt(), Some((12, 20)));
+        let told = survey.to_string();
+        assert!(told.contains("IN DOUBT: entries 12 to 20") && told.contains("1 entries LOST, the first is 8"), "{told}");
+        let alone = Survey { group: GroupId(2), remains: vec![damaged] };
+        assert_eq!(alone.best().and_then(Remains::whole_to), Some(7));
+        assert_eq!(alone.in_doubt(), Some((8, 12)));
+    }
+
+    #[test]
+    fn a_replica_whose_state_does_not_reach_its_log_cannot_go_on() {
+        let survey = Survey { group: GroupId(2), remains: vec![remains(1, (12, 3), 10, &[], Some(3))] };
+        assert!(survey.best().is_none());
+        assert_eq!(survey.in_doubt(), Some((1, 12)));
+    }
+}
