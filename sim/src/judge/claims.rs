@@ -138,6 +138,8 @@ mod tests {
             persisted: Some((committed, 1)),
             state_hash: 0,
             trouble: None,
+            to_be_replaced: false,
+            healed: None,
         }
     }
 
