@@ -202,7 +202,7 @@ mod tests {
             assert_eq!(json, format!("\"{}\"", fault.name()));
             assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), *fault);
         }
-        assert_eq!(Fault::ALL.len(), 38);
+        assert_eq!(Fault::ALL.len(), 40);
     }
 
     #[test]
