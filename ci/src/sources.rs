@@ -26,8 +26,8 @@ const RULES: [Rule; 9] = [
     Rule { name: "processes", words: &["std::process"], instead: "only the composition roots touch the process" },
     Rule {
         name: "clocks",
-        words: &["SystemTime", "Instant::now", "OffsetDateTime::now_utc", "Utc::now"],
-        instead: "runtime::time::{now, wall_ms}",
+        words: &["SystemTime", "Instant::now", "elapsed()", "OffsetDateTime::now_utc", "Utc::now"],
+        instead: "runtime::time::{now, since, wall_ms}",
     },
     Rule {
         name: "runtimes",
@@ -236,6 +236,7 @@ mod tests {
             "use std::process::Command;",
             "let t = SystemTime::now();",
             "let t = std::time::Instant::now();",
+            "let age = begun.elapsed();",
             "tokio::spawn(x);",
             "use tokio::sync::mpsc;",
             "#[cfg(madsim)]\nmod x;",

@@ -33,7 +33,8 @@ impl StorageBackend for Backend {
     }
 
     /// Durable at once: redb derives its layout from the length. Were the new length lost and a write behind the old
-    /// one kept, the file would have a length that redb never gave it, and would not open again.
+    /// one kept, the file would have a length that redb never gave it, and would not open again. (A cut before the sync
+    /// leaves one of both lengths, see [`DiskFile::set_len`]; both are layouts of redb.)
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
         self.0.set_len(len).and_then(|()| self.0.sync()).map_err(to_io)
     }

@@ -19,6 +19,8 @@ pub struct RowsDigest {
     pub applied: u64,
     /// Number of rows and their CRC-64 (as snapshots count them), or why they cannot be read.
     pub digest: Result<(u64, u64), String>,
+    /// What in the sessions contradicts itself, if anything does: a command was applied twice, or a reply is gone.
+    pub session_contradiction: Option<String>,
 }
 
 /// The states of the replicas that run on this node, while they live.
@@ -50,15 +52,15 @@ impl Host {
                 let state = state.upgrade()?;
                 Some(catching(|| {
                     let frozen = state.freeze()?;
-                    Ok((frozen.meta.applied, frozen.digest()?))
+                    Ok((frozen.meta.applied, frozen.digest()?, frozen.session_contradiction()?))
                 }))
             };
             let Some(read) = disk::run(&disk, read).await else { continue };
-            let (applied, digest) = match read {
-                Ok((applied, digest)) => (applied, Ok(digest)),
-                Err(error) => (0, Err(error.to_string())),
+            let (applied, digest, session_contradiction) = match read {
+                Ok((applied, digest, contradiction)) => (applied, Ok(digest), contradiction),
+                Err(error) => (0, Err(error.to_string()), None),
             };
-            digests.push(RowsDigest { group: key.group, replica: key.replica, drive, applied, digest });
+            digests.push(RowsDigest { group: key.group, replica: key.replica, drive, applied, digest, session_contradiction });
         }
         digests
     }

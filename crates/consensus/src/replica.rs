@@ -343,7 +343,7 @@ impl Replica {
         let later = self.reads_known.split_off(&(self.applied + 1));
         let queries: Vec<Query> = std::mem::replace(&mut self.reads_known, later).into_values().flatten().collect();
         for query in &queries {
-            let waited = u64::try_from(query.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let waited = u64::try_from(runtime::time::since(query.since).as_nanos()).unwrap_or(u64::MAX);
             // Group, what is applied here, and how long ago the query came.
             runtime::probe::tell("consensus-read-answered", &[self.key.group.0, self.applied, waited]);
         }

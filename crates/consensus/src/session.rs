@@ -113,6 +113,34 @@ pub(crate) fn finish(table: &mut Table<'_>, hash: &mut StateHash, session: Sessi
     put_bounds(table, hash, session.writer, lowest, kept + u64::from(!again));
 }
 
+/// What in the sessions contradicts itself: no reply is kept below its writer's lowest unfinished command, and each writer's
+/// bound counts the replies that are there.
+pub(crate) fn contradiction(table: &impl ReadableTable<&'static [u8], &'static [u8]>) -> Result<Option<String>, redb::StorageError> {
+    let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("eight bytes"));
+    // The bound of a writer stands before its replies.
+    let (mut writer, mut lowest, mut missing) = (None, 0, 0);
+    for row in table.iter()? {
+        let (key, stored) = row?;
+        let (key, row) = (key.value(), decode_value(key.value(), stored.value())?);
+        match key.len() {
+            8 if missing != 0 => break,
+            8 if row.len() == 16 => {
+                let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+                (writer, lowest, missing) = (Some(number(key)), word(&row[..8]), word(&row[8..]));
+            }
+            16 if writer == Some(number(&key[..8])) && number(&key[8..]) < lowest => {
+                return Ok(Some(format!(
+                    "command {} of writer {writer:?} was applied after all below {lowest} were finished",
+                    number(&key[8..])
+                )));
+            }
+            16 if writer == Some(number(&key[..8])) && missing > 0 => missing -= 1,
+            _ => return Ok(Some(format!("a row of {} bytes stands behind the bound of writer {writer:?}", key.len()))),
+        }
+    }
+    Ok((missing != 0).then(|| format!("{missing} replies of writer {writer:?} are missing")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +168,26 @@ mod tests {
             assert_eq!(begin(table, hash, word(1, 1)), Some((Answer::TooOld, Bytes::new())));
             assert_eq!(begin(table, hash, word(2, 1)), Some((Answer::Reply, Bytes::from_static(b"second"))));
             assert_eq!(or_unwind(table.range::<&[u8]>(..)).count(), 2, "one bound and one reply");
+        });
+    }
+
+    #[test]
+    fn sessions_do_not_contradict_themselves_and_a_finished_command_applied_again_shows() {
+        in_table(|table, hash| {
+            for (counter, lowest) in [(1, 1), (2, 1), (3, 2), (5, 3), (4, 3)] {
+                assert_eq!(begin(table, hash, word(counter, lowest)), None);
+                finish(table, hash, word(counter, lowest), b"reply");
+                assert_eq!(contradiction(table).unwrap(), None);
+            }
+            assert!(begin(table, hash, word(1, 1)).is_some());
+            finish(table, hash, word(1, 1), b"again");
+            assert!(contradiction(table).unwrap().unwrap().contains("command 1 of writer"));
+        });
+        in_table(|table, hash| {
+            put_bounds(table, hash, 5, 1, 1);
+            assert!(contradiction(table).unwrap().unwrap().contains("missing"));
+            put_bounds(table, hash, 6, 1, 0);
+            assert!(contradiction(table).unwrap().unwrap().contains("writer Some(5)"));
         });
     }
 

@@ -347,4 +347,9 @@ impl Frozen {
         }
         Ok((count, digest.finalize()))
     }
+
+    /// What in the sessions contradicts itself, see [`session::contradiction`].
+    pub(crate) fn session_contradiction(&self) -> Result<Option<String>, Error> {
+        Ok(session::contradiction(&self.tables[1])?)
+    }
 }

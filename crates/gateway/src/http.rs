@@ -119,7 +119,7 @@ impl Seat {
     }
 
     fn is_strange(&self) -> bool {
-        !self.proved.load(Ordering::Relaxed) && self.taken.elapsed() >= STRANGER_GRACE
+        !self.proved.load(Ordering::Relaxed) && time::since(self.taken) >= STRANGER_GRACE
     }
 }
 

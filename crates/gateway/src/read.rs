@@ -282,7 +282,7 @@ impl Gathering<'_> {
         self.events.push(Box::pin(async move {
             let since = runtime::time::now();
             let result = path.cluster.storage.read(place, shard, stripes.first, stripes.count, deadline).await;
-            Answer { slot, took: since.elapsed(), result }
+            Answer { slot, took: runtime::time::since(since), result }
         }));
     }
 

@@ -471,7 +471,7 @@ impl Placing<'_> {
             self.events.push(Box::pin(async move {
                 let since = runtime::time::now();
                 let result = path.cluster.storage.append(place, ShardAddress { at, blob }, epoch, header, bytes, deadline).await;
-                Event::Appended { attempt, slot, took: since.elapsed(), result }
+                Event::Appended { attempt, slot, took: runtime::time::since(since), result }
             }));
         }
         let delay = path.appends.delay(4, SLOW_LEAST, SLOW_MOST);

@@ -118,7 +118,8 @@ pub trait DiskFile: Send + Sync + 'static {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Length in bytes.
     fn len(&self) -> Result<u64>;
-    /// Cut or extend (with zeros).
+    /// Cut or extend (with zeros). A power cut before the next sync leaves the old length or this one, none between: file systems
+    /// (ext4, XFS) log the length as one change of the inode. A file that grows by being written to may be left on the way.
     fn set_len(&self, bytes: u64) -> Result<()>;
     /// Make all that was written and the length durable (fdatasync).
     fn sync(&self) -> Result<()>;

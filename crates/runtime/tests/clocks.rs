@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test: what fails here fails it")]
 
 use runtime::side::{self, Clock, Machine, Settings};
-use runtime::time::{Instant, interval, now, sleep, sleep_until, timeout, wall_ms};
+use runtime::time::{Instant, interval, now, since, sleep, sleep_until, timeout, wall_ms};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -130,4 +130,21 @@ fn a_clock_stays_wrong_when_its_machine_starts_again() {
 #[should_panic(expected = "millionths")]
 fn a_clock_that_drifts_too_much_is_refused() {
     simulate(|| async { machine(1).set_clock(Clock { drift_ppm: 501, ..Clock::default() }) });
+}
+
+#[test]
+fn time_since_an_instant_goes_at_the_pace_of_the_clock_that_it_was_read_from() {
+    simulate(|| async {
+        let machine = machine(1);
+        machine.set_clock(Clock { drift_ppm: 500, ..Clock::default() });
+        sleep(20_000 * SECOND).await;
+        let passed = machine.spawn(async {
+            let begun = now();
+            sleep(SECOND).await;
+            assert_eq!(since(begun + SECOND * 3600), Duration::ZERO, "it lies ahead");
+            since(begun)
+        });
+        // By the true time it would be wrong by 10 s.
+        assert!(near(passed.await, SECOND));
+    });
 }

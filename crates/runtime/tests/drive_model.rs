@@ -31,6 +31,7 @@ fn sector(bytes: &[u8], number: usize) -> [u8; SECTOR] {
 struct Model {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// Lengths that it may have after a power cut: a length that is set is there or not, one that grows may be left on the way.
     lengths: BTreeSet<usize>,
     sectors: BTreeMap<usize, BTreeSet<[u8; SECTOR]>>,
 }
@@ -54,11 +55,18 @@ impl Model {
         self.remember();
     }
 
+    fn write(&mut self, bytes: std::ops::Range<usize>, byte: u8) {
+        self.lengths.extend(self.now.len()..bytes.end);
+        self.change(|now| {
+            now.resize(now.len().max(bytes.end), 0);
+            now[bytes].fill(byte);
+        });
+    }
+
     /// What is wrong with `found` after a power cut.
     fn judge(&self, found: &[u8]) -> Option<String> {
-        let (short, long) = (self.lengths.first().unwrap(), self.lengths.last().unwrap());
-        if !(*short..=*long).contains(&found.len()) {
-            return Some(format!("{} bytes, and it had {short} to {long}", found.len()));
+        if !self.lengths.contains(&found.len()) {
+            return Some(format!("{} bytes, which it never had", found.len()));
         }
         (0..found.len().div_ceil(SECTOR)).find_map(|number| {
             let length = (found.len() - number * SECTOR).min(SECTOR);
@@ -76,10 +84,7 @@ fn step(file: &Arc<dyn DiskFile>, model: &mut Model, random: &mut ChaCha12Rng, b
     match random.random_range(0..6) {
         0..3 if offset < end => {
             file.write_at(offset as u64, &vec![byte; end - offset]).unwrap();
-            model.change(|bytes| {
-                bytes.resize(bytes.len().max(end), 0);
-                bytes[offset..end].fill(byte);
-            });
+            model.write(offset..end, byte);
         }
         3 => {
             file.set_len(offset as u64).unwrap();

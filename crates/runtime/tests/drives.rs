@@ -135,7 +135,7 @@ fn a_lost_truncation_brings_the_old_bytes_back() {
         file.set_len(512).unwrap();
         drive.cut_power(&mut random(seed));
         let bytes = all(&drive.mount().open("a", Open::Existing).unwrap());
-        assert!((512..=10_000).contains(&bytes.len()));
+        assert!([512, 10_000].contains(&bytes.len()), "a length that is set is there or not");
         assert!(bytes.iter().all(|byte| *byte == 7), "seed {seed}");
     }
 }

@@ -154,6 +154,8 @@ faults! {
     StrayCommands = "stray-commands", Partitions;
     /// All blobs that lie on drives and that no record names are settled: from then on none may ever be named.
     OrphansSettled = "orphans-settled", Partitions;
+    /// Commands that were applied arrive again, in their own sessions, as if the network had kept a copy of them.
+    LateDuplicates = "late-duplicates", Partitions;
 }
 
 from_text!(Fault);
@@ -228,7 +230,8 @@ mod tests {
                 "leader-transfer",
                 "volume-sealed",
                 "stray-commands",
-                "orphans-settled"
+                "orphans-settled",
+                "late-duplicates"
             ]
         );
         assert_eq!(

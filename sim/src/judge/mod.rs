@@ -18,6 +18,7 @@ mod volumes;
 mod witness;
 
 pub use panics::watch_panics;
+pub use witness::Accepted;
 
 use crate::cluster::Cluster;
 use crate::violation::{self, Violation};
@@ -114,6 +115,11 @@ impl Judge {
         let state = self.advanced();
         let buckets = node::inspect::buckets(state.logs.root().rows());
         buckets.into_iter().map(|bucket| (bucket.id, bucket.partitions)).collect()
+    }
+
+    /// Commands that a group accepted lately, the oldest first.
+    pub fn accepted(&self, group: GroupId) -> Vec<Accepted> {
+        self.advanced().logs.witness(group).accepted().cloned().collect()
     }
 
     /// Blobs that lie in slots and that no record has named, with the homes that their shards say.

@@ -52,6 +52,10 @@ pub(super) async fn compare_rows(cluster: &Cluster, touched: &BTreeSet<DriveId>)
         let Some(node) = cluster.node(index) else { continue };
         for digest in machine.spawn(async move { node.host().digests().await }).await {
             let RowsDigest { group, replica, drive, applied, .. } = digest;
+            if let Some(contradiction) = &digest.session_contradiction {
+                let text = format!("I11: sessions of replica {replica} of group {group}: {contradiction}");
+                found.push(Violation::new("sessions-sound", text));
+            }
             match &digest.digest {
                 Err(_) if touched.contains(&drive) => {}
                 Err(reason) => {

@@ -4,6 +4,7 @@
 
 use super::rules::Rules;
 use crate::violation::Violation;
+use bytes::Bytes;
 use consensus::StateMachine;
 use consensus::inspect::{LoggedEntry, Session, decode_command};
 use consensus::rows::MemoryRows;
@@ -11,11 +12,13 @@ use metadata::commands::{Command, Reply};
 use metadata::rows::{PartRow, decode};
 use metadata::{Applied, Completed, keys};
 use protocol::{BlobId, BlobRef, Body, BucketId, GroupId, Home, Record, Revision, wire};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Commands of a writer that may be unfinished, as `consensus` promises.
 const WINDOW: u64 = 1024;
+/// Commands that are kept for sending them again: the latest, so that many of their writers have gone on since, and some not.
+const ACCEPTED_MAX: usize = 128;
 /// User metadata in which the workloads name what they wrote: `id:bytes`.
 const VALUE: &str = "value";
 
@@ -41,6 +44,13 @@ pub struct Version {
     pub blobs: Vec<BlobRef>,
 }
 
+/// A command as it stands in the log, with its place in its writer's session.
+#[derive(Clone)]
+pub struct Accepted {
+    pub session: Session,
+    pub command: Bytes,
+}
+
 /// What the simulator knows of one group.
 pub struct Witness {
     pub group: GroupId,
@@ -49,6 +59,7 @@ pub struct Witness {
     applied: u64,
     writers: BTreeMap<u64, Writer>,
     written: BTreeMap<String, Vec<Written>>,
+    accepted: VecDeque<Accepted>,
     rules: Rules,
     broken: Vec<Violation>,
 }
@@ -69,6 +80,7 @@ impl Witness {
             applied: 0,
             writers: BTreeMap::new(),
             written: BTreeMap::new(),
+            accepted: VecDeque::new(),
             rules: Rules::default(),
             broken: Vec::new(),
         }
@@ -92,6 +104,11 @@ impl Witness {
     /// The rows as of then.
     pub fn rows(&self) -> &MemoryRows {
         &self.rows
+    }
+
+    /// Commands that were applied lately, the oldest first.
+    pub fn accepted(&self) -> impl Iterator<Item = &Accepted> {
+        self.accepted.iter()
     }
 
     /// Writes of `key` in whatever bucket, in their order.
@@ -118,6 +135,10 @@ impl Witness {
         let Some((session, command)) = decode_command(&entry.data) else { return };
         if session.is_some_and(|session| !self.admit(session)) {
             return;
+        }
+        if let Some(session) = session {
+            self.accepted.push_back(Accepted { session, command: Bytes::copy_from_slice(command) });
+            self.accepted.drain(..self.accepted.len().saturating_sub(ACCEPTED_MAX));
         }
         let reply = self.machine.apply(&mut self.rows.rows_mut(), command);
         if self.group != protocol::ROOT {

@@ -1,12 +1,16 @@
-//! What fences of metadata are for: commands of gateways that know old things, and settlements of what such gateways left.
-//! Whether they were refused is judged by the logs (`judge/rules.rs`).
+//! What fences of metadata are for: commands of gateways that know old things, settlements of what such gateways left, and
+//! commands that arrive a second time. Whether they were refused is judged by the logs (`judge/rules.rs`).
 
 use super::{Blow, Stage, World};
+use crate::judge::Accepted;
+use bytes::Bytes;
+use consensus::client::Session;
 use jepsen_like::scenario::Fault;
 use metadata::{BucketRef, Client, Preconditions};
 use protocol::record::Headers;
-use protocol::{BlobId, Body, BucketId, GroupId, Home, Record, Revision, WriterId, key_hash};
+use protocol::{BlobId, Body, BucketId, CommandId, GroupId, Home, Record, Revision, WriterId, key_hash};
 use rand::Rng;
+use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha12Rng;
 use runtime::time::{self, Instant};
 use std::collections::BTreeMap;
@@ -18,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const STRAYS: usize = 3;
 /// Keys among which one is looked for that lies elsewhere.
 const KEYS_MAX: usize = 100;
+/// Commands that arrive again in each partition.
+const DUPLICATES: usize = 4;
 
 /// Strike: there is nothing to heal. Who stands at a waypoint goes on when all is answered.
 pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
@@ -29,19 +35,21 @@ pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
         return world.note(blow.planned, Stage::Idle, "no node to go through".to_string());
     };
     // Of no gateway: the root group counts from 1, and no two faults of a plan have one number.
-    let client = Client::new(node.host().client(), WriterId(u64::MAX - blow.planned.number));
+    let groups = node.host().client();
+    let client = Client::new(groups.clone(), WriterId(u64::MAX - blow.planned.number));
     drop(node);
     let deadline = time::now() + PATIENCE;
     let (commands, what): (Vec<Sent>, &str) = match blow.planned.fault {
         Fault::StrayCommands => (strays(world, &blow.struck.partitions, blow.planned.number), "stray commands"),
         Fault::OrphansSettled => (settlements(world), "settlements"),
+        Fault::LateDuplicates => (duplicates(world, &blow.struck.partitions, random), "late duplicates"),
         other => unreachable!("{} is no fault of partitions", other.name()),
     };
     let count = commands.len();
     let sending = world.machine(through).spawn(async move {
         let mut accepted = 0;
         for command in commands {
-            accepted += usize::from(command.send(&client, deadline).await);
+            accepted += usize::from(command.send(&client, &groups, deadline).await);
         }
         accepted
     });
@@ -57,11 +65,12 @@ pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
 enum Sent {
     Put { to: GroupId, bucket: BucketId, key: String },
     Settle { to: GroupId, writer: WriterId, asked: Vec<(Home, BlobId)> },
+    Again { to: GroupId, session: Session, command: Bytes },
 }
 
 impl Sent {
-    /// Whether it was accepted.
-    async fn send(self, client: &Client, deadline: Instant) -> bool {
+    /// Whether it was accepted, or had been: a command that its writer may still ask for again gets its first reply.
+    async fn send(self, client: &Client, groups: &consensus::Client, deadline: Instant) -> bool {
         match self {
             Sent::Put { to, bucket, key } => {
                 let record = Record {
@@ -82,6 +91,7 @@ impl Sent {
                 let up_to = asked.iter().map(|(_, blob)| blob.counter).max().unwrap_or(0);
                 client.settle(to, writer, up_to, asked, deadline).await.is_ok()
             }
+            Sent::Again { to, session, command } => groups.propose(to, Some(session), command, deadline).await.is_ok(),
         }
     }
 }
@@ -97,6 +107,20 @@ fn strays(world: &World, partitions: &[GroupId], number: u64) -> Vec<Sent> {
             let keys = (0..KEYS_MAX).map(|number| format!("stray-{number}")).filter(elsewhere).take(STRAYS);
             sent.extend(keys.map(|key| Sent::Put { to: *to, bucket: *bucket, key }));
         }
+    }
+    sent
+}
+
+/// Some of the commands that each partition accepted lately.
+fn duplicates(world: &World, partitions: &[GroupId], random: &mut ChaCha12Rng) -> Vec<Sent> {
+    let mut sent = Vec::new();
+    for to in partitions {
+        let accepted = world.judge.accepted(*to);
+        sent.extend(accepted.choose_multiple(random, DUPLICATES).map(|Accepted { session, command }| {
+            let id = CommandId { writer: WriterId(session.writer), counter: session.counter };
+            let session = Session { id, lowest_unfinished: session.lowest_unfinished };
+            Sent::Again { to: *to, session, command: command.clone() }
+        }));
     }
     sent
 }

@@ -92,7 +92,8 @@ pub fn cost(fault: Fault) -> Cost {
         | Fault::LeaderTransfer
         | Fault::VolumeSealed
         | Fault::StrayCommands
-        | Fault::OrphansSettled => Cost::Nothing,
+        | Fault::OrphansSettled
+        | Fault::LateDuplicates => Cost::Nothing,
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use crate::time::{Instant, now};
+use crate::time::{Instant, now, since};
 
 /// `KSFR`, the first bytes of each frame.
 const MAGIC: [u8; 4] = *b"KSFR";
@@ -160,12 +160,12 @@ impl Life {
     }
 
     pub fn touch(&self) {
-        self.last_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.last_ms.store(since(self.start).as_millis() as u64, Ordering::Relaxed);
     }
 
     /// How long there has been no sign of life.
     pub fn silence(&self) -> Duration {
-        self.start.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
+        since(self.start).saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
     }
 }
 
@@ -248,7 +248,7 @@ pub(crate) async fn write<W: AsyncWrite + Unpin>(target: &mut W, seal: &mut Seal
             return Err(io::Error::from(io::ErrorKind::WriteZero).into());
         }
         // A write that had to wait shows that the peer took bytes. One that did not shows nothing.
-        if begun.elapsed() >= Duration::from_millis(1) {
+        if since(begun) >= Duration::from_millis(1) {
             life.touch();
         }
         IoSlice::advance_slices(&mut rest, written);

@@ -19,7 +19,7 @@ use crate::io::{AsyncWriteExt, BufReader, split};
 use crate::net::{TcpListener, TcpStream};
 use crate::sync::{Notify, OwnedSemaphorePermit, Semaphore, Sender, channel};
 use crate::task::TaskSet;
-use crate::time::{Instant, now, sleep, timeout};
+use crate::time::{Instant, now, since, sleep, timeout};
 
 /// The longest that a handshake may take.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(3);
@@ -343,7 +343,7 @@ impl Quiet {
     fn log(&self, line: impl FnOnce() -> String) {
         let mut state = self.0.lock().expect("nothing panics under this lock");
         let (last, kept_quiet) = &mut *state;
-        if last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
+        if last.is_some_and(|last| since(last) < LOG_INTERVAL) {
             *kept_quiet += 1;
             return;
         }

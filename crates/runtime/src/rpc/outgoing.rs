@@ -20,7 +20,7 @@ use crate::io::{AsyncWriteExt, BufReader, split};
 use crate::net::TcpStream;
 use crate::sync::{Receiver, Sender, channel, oneshot};
 use crate::task::Task;
-use crate::time::{Instant, now, sleep, timeout, timeout_at};
+use crate::time::{Instant, now, since, sleep, timeout, timeout_at};
 
 /// The longest that connecting may take.
 const CONNECT_WAIT: Duration = Duration::from_secs(1);
@@ -175,7 +175,7 @@ impl Link {
         let connection = match &state.current {
             Some((connection, _)) if !connection.has_ended() => connection.clone(),
             _ => {
-                let failed = state.failed.as_ref().map(|failure| (failure, failure.at.elapsed()));
+                let failed = state.failed.as_ref().map(|failure| (failure, since(failure.at)));
                 if let Some((failure, age)) = failed
                     && age < BACKOFF
                 {

@@ -35,6 +35,8 @@ pub(super) struct Content {
     /// Pages that changed since they were durable, as they are durable.
     before: BTreeMap<u64, Before>,
     durable_length: u64,
+    /// How the length changed since it was durable, the oldest first.
+    resized: Vec<Resized>,
     /// Pages that are paid for although nothing was written to them: allocated.
     reserved: BTreeMap<u64, u64>,
     /// Sectors that show something else than the truth.
@@ -48,6 +50,17 @@ pub(super) struct Content {
     ended: u64,
     /// The last sync that had begun when something unsynced was dropped.
     dropped: u64,
+}
+
+/// A change of a file's length.
+#[derive(Clone)]
+struct Resized {
+    /// The last sync that had begun.
+    begun: u64,
+    length: u64,
+    /// Whether it came by being set. File systems log that as one change of the inode, so a cut leaves it done or not done; a file
+    /// that grows as it is written to or reserved may be left at any length on the way.
+    at_once: bool,
 }
 
 #[derive(Clone)]
@@ -143,7 +156,7 @@ impl Content {
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
         let end = offset + bytes.len() as u64;
         self.change(offset..end, |page, within, part| page.get_or_insert_default().write(within, &bytes[part]));
-        self.length = self.length.max(end);
+        self.grow(end);
         self.heal(offset..end);
     }
 
@@ -236,7 +249,22 @@ impl Content {
             self.clear(length..end);
             self.release(length.div_ceil(PAGE_BYTES), u64::MAX);
         }
+        if length != self.length {
+            self.length = length;
+            self.resized.push(Resized { begun: self.begun, length, at_once: true });
+        }
+    }
+
+    /// Be at least `length` bytes long.
+    fn grow(&mut self, length: u64) {
+        if length <= self.length {
+            return;
+        }
         self.length = length;
+        match self.resized.last_mut() {
+            Some(last) if !last.at_once && last.begun == self.begun => last.length = length,
+            _ => self.resized.push(Resized { begun: self.begun, length, at_once: false }),
+        }
     }
 
     /// Zero the range; whole pages of it are given back.
@@ -256,7 +284,7 @@ impl Content {
         if end > 0 {
             self.reserved.insert(0, end);
         }
-        self.length = self.length.max(bytes);
+        self.grow(bytes);
     }
 
     /// Pages that the file takes of the drive.
@@ -341,6 +369,7 @@ impl Content {
         }
         self.ended = syncing.number;
         self.durable_length = syncing.length;
+        self.resized.retain(|resized| resized.begun >= syncing.number);
         for (number, page, synced) in syncing.pages {
             let Some(before) = self.before.get_mut(&number) else { continue };
             let live = self.pages.get(&number).cloned().unwrap_or_default();
@@ -375,22 +404,22 @@ impl Content {
 
     /// Whether everything is durable.
     pub fn is_synced(&self) -> bool {
-        self.before.is_empty() && self.length == self.durable_length
+        self.before.is_empty() && self.resized.is_empty()
     }
 
     /// What was not synced is now kept or dropped, sector by sector; all that is left is durable.
     pub fn cut(&mut self, cut: Cut, random: &mut ChaCha12Rng) {
-        let (short, long) = (self.length.min(self.durable_length), self.length.max(self.durable_length));
         let length = match cut {
             Cut::DropAll => self.durable_length,
             Cut::KeepAll => self.length,
-            Cut::Each(_) if short == long => short,
+            Cut::Each(_) if self.resized.is_empty() => self.durable_length,
             Cut::Each(_) => match random.random_range(0..3) {
                 0 => self.durable_length,
                 1 => self.length,
-                _ => random.random_range(short..=long),
+                _ => self.a_length_on_the_way(random),
             },
         };
+        self.resized.clear();
         let mut healed = std::mem::take(&mut self.healed);
         for (number, before) in std::mem::take(&mut self.before) {
             let mut page = self.pages.remove(&number);
@@ -437,6 +466,14 @@ impl Content {
         (self.length, self.durable_length) = (length, length);
         self.dropped = self.begun;
         self.forget_what_is_right();
+    }
+
+    /// A length that the file may have had on the drive since its length was durable.
+    fn a_length_on_the_way(&self, random: &mut ChaCha12Rng) -> u64 {
+        let last = random.random_range(0..self.resized.len());
+        let Resized { length, at_once, .. } = self.resized[last];
+        let from = last.checked_sub(1).map_or(self.durable_length, |previous| self.resized[previous].length);
+        if at_once { length } else { random.random_range(from.min(length)..=length) }
     }
 
     /// Drop faults that show the truth after all, or lie beyond the end.
