@@ -8,7 +8,7 @@ pub mod node;
 pub mod settings;
 pub mod status;
 
-pub use crate::node::Node;
+pub use crate::node::{Held, Node};
 pub use crate::settings::Settings;
 pub use repair::Sealed;
 pub use storage::{List, Listed};

@@ -24,10 +24,29 @@ pub struct Node {
     host: Arc<consensus::Host>,
     storage: Arc<storage::Server>,
     clients: (placement::Client, storage::Client),
+    rpc: Rpc,
     refused: Vec<Refused>,
-    ready: watch::Receiver<Option<Result<SocketAddr, String>>>,
+    ready: watch::Receiver<Option<Result<Served, String>>>,
     _service: Option<placement::Service>,
     tasks: Vec<Task<()>>,
+}
+
+/// S3 is served.
+#[derive(Clone)]
+struct Served {
+    address: SocketAddr,
+    memory: gateway::BodyMemory,
+}
+
+/// Bytes that a node holds for those who ask something of it, of rooms that are bounded. Nothing, when nobody does.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Held {
+    /// Bodies of objects, at the gateway.
+    pub bodies: usize,
+    /// Requests of other nodes and its own.
+    pub requests: usize,
+    /// Appends and reads of drives.
+    pub shards: usize,
 }
 
 /// A node cannot start.
@@ -108,14 +127,21 @@ impl Node {
         let groups = host.client();
         let clients = (placement.clone(), storage::Client::new(rpc.clone()));
         tasks.push(task::spawn(serve_s3(settings.gateway, placement, groups, clients.1.clone(), sender)));
-        Ok(Node { host, storage, clients, refused, ready, _service: service, tasks })
+        Ok(Node { host, storage, clients, rpc, refused, ready, _service: service, tasks })
     }
 
     /// Wait until S3 is served, and where.
     pub async fn ready(&self) -> Result<SocketAddr, Error> {
         let mut ready = self.ready.clone();
         let state = ready.wait_for(Option::is_some).await.expect("the serving task lives as long as the node");
-        state.clone().expect("waited for").map_err(Error::Gateway)
+        state.clone().expect("waited for").map(|served| served.address).map_err(Error::Gateway)
+    }
+
+    /// What is held at present for those who ask.
+    pub fn held(&self) -> Held {
+        let served = self.ready.borrow();
+        let bodies = served.iter().flatten().map(|served| served.memory.held_bytes()).sum();
+        Held { bodies, requests: self.rpc.held_bytes(), shards: self.storage.held_bytes() }
     }
 
     /// Drives that are not used, and why.
@@ -229,7 +255,7 @@ async fn serve_s3(
     placement: placement::Client,
     groups: consensus::Client,
     storage: storage::Client,
-    ready: watch::Sender<Option<Result<SocketAddr, String>>>,
+    ready: watch::Sender<Option<Result<Served, String>>>,
 ) {
     let writer = loop {
         match placement.open_writer(time::now() + WRITER_TRY).await {
@@ -242,7 +268,7 @@ async fn serve_s3(
     let cluster = gateway::Cluster { placement, metadata, storage, writer };
     match gateway::Gateway::start(settings, cluster).await {
         Ok(gateway) => {
-            ready.send_replace(Some(Ok(gateway.address())));
+            ready.send_replace(Some(Ok(Served { address: gateway.address(), memory: gateway.memory().clone() })));
             // Held for as long as this task runs: until the node is dropped.
             std::future::pending::<()>().await;
             drop(gateway);

@@ -108,6 +108,11 @@ impl Drive {
         .await
     }
 
+    /// Bytes that appends and reads under way hold of the room for them, in units of 4 KiB.
+    pub fn held_bytes(&self) -> usize {
+        self.admission.held_bytes()
+    }
+
     pub fn usage(&self) -> DriveUsage {
         let mut usage = DriveUsage::default();
         for known in self.slots().values() {

@@ -38,6 +38,11 @@ impl Admission {
         let grains = |bytes: usize| Arc::new(Semaphore::new(bytes / GRAIN_BYTES));
         Arc::new(Admission { queued: grains(QUEUED_BYTES_MAX), reading: grains(READING_BYTES_MAX) })
     }
+
+    pub(crate) fn held_bytes(&self) -> usize {
+        let free = self.queued.available_permits() + self.reading.available_permits();
+        QUEUED_BYTES_MAX + READING_BYTES_MAX - free * GRAIN_BYTES
+    }
 }
 
 fn grains(bytes: usize) -> u32 {

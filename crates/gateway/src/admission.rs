@@ -81,6 +81,12 @@ impl Admission {
         Admission { small: Pool::of(small), large: Pool::of(large), reads: Pool::of(large / 2) }
     }
 
+    /// Bytes that are admitted at present.
+    pub fn held_bytes(&self) -> usize {
+        let held = |pool: &Pool| pool.units as usize - pool.semaphore.available_permits();
+        (held(&self.small) + held(&self.large)) * UNIT
+    }
+
     fn pool(&self, bytes: usize) -> &Pool {
         if bytes <= SMALL_BYTES && bytes <= self.small.units as usize * UNIT { &self.small } else { &self.large }
     }

@@ -42,6 +42,13 @@ impl Default for ChunkRoom {
     }
 }
 
+impl ChunkRoom {
+    /// Bytes of chunks that are held at present.
+    pub fn held_bytes(&self) -> usize {
+        CHUNK_ROOM_BYTES - self.0.available_permits()
+    }
+}
+
 /// What became of a request's body.
 #[derive(Debug, Default)]
 pub struct BodyWatch(Mutex<Seen>);

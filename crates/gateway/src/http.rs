@@ -137,6 +137,11 @@ impl Edge {
         Edge { gate, dispatch, room: ChunkRoom::default(), limits }
     }
 
+    /// The room for large chunks, of all requests together.
+    pub fn room(&self) -> &ChunkRoom {
+        &self.room
+    }
+
     /// Serve connections until dropped; that ends all of them.
     pub async fn serve(self: Arc<Edge>, listener: TcpListener) {
         let mut connections: FuturesUnordered<Task<()>> = FuturesUnordered::new();

@@ -25,6 +25,7 @@ mod write;
 pub use operations::Operations;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// What a gateway needs.
 #[derive(Clone)]
@@ -58,16 +59,33 @@ pub struct Cluster {
 pub struct Gateway {
     _task: runtime::task::Task<()>,
     address: SocketAddr,
+    memory: BodyMemory,
+}
+
+/// What requests hold of the memory that they share.
+#[derive(Clone)]
+pub struct BodyMemory {
+    admission: Arc<admission::Admission>,
+    room: body::ChunkRoom,
+}
+
+impl BodyMemory {
+    /// Bytes of bodies that are held at present, as they were admitted.
+    pub fn held_bytes(&self) -> usize {
+        self.admission.held_bytes() + self.room.held_bytes()
+    }
 }
 
 impl Gateway {
     /// Listen and serve.
     pub async fn start(settings: Settings, cluster: Cluster) -> std::io::Result<Gateway> {
-        Gateway::serve(&settings, Operations::new(settings.clone(), cluster)).await
+        let operations = Operations::new(settings.clone(), cluster);
+        let admission = operations.admission().clone();
+        Gateway::serve(&settings, operations, admission).await
     }
 
     /// Serve `operations` under the gate of `settings`. Refuses settings that nobody could sign for.
-    async fn serve(settings: &Settings, operations: impl s3s::S3) -> std::io::Result<Gateway> {
+    async fn serve(settings: &Settings, operations: impl s3s::S3, admission: Arc<admission::Admission>) -> std::io::Result<Gateway> {
         let invalid = |why: &str| std::io::Error::new(std::io::ErrorKind::InvalidInput, why.to_owned());
         let secret_key = std::str::from_utf8(&settings.secret_key.0).map_err(|_| invalid("the secret key is not UTF-8"))?;
         if settings.access_key.is_empty() || settings.access_key.contains('/') || secret_key.is_empty() {
@@ -84,8 +102,14 @@ impl Gateway {
         };
         let listener = runtime::net::TcpListener::bind(settings.listen).await?;
         let address = listener.local_addr()?;
-        let edge = std::sync::Arc::new(http::Edge::new(gate, operations, http::Limits::default()));
-        Ok(Gateway { _task: runtime::task::spawn(edge.serve(listener)), address })
+        let edge = Arc::new(http::Edge::new(gate, operations, http::Limits::default()));
+        let memory = BodyMemory { admission, room: edge.room().clone() };
+        Ok(Gateway { _task: runtime::task::spawn(edge.serve(listener)), address, memory })
+    }
+
+    /// What requests hold; goes on telling when the gateway is served elsewhere.
+    pub fn memory(&self) -> &BodyMemory {
+        &self.memory
     }
 
     /// The address that is served.

@@ -104,6 +104,11 @@ impl Server {
         }
     }
 
+    /// Bytes that appends and reads under way hold of the room for them, on all drives that are open.
+    pub fn held_bytes(&self) -> usize {
+        self.drives.open().iter().map(|(_, drive)| drive.held_bytes()).sum()
+    }
+
     /// All drives.
     pub fn status(&self) -> Vec<DriveStatus> {
         self.drives.status()

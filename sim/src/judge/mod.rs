@@ -9,6 +9,7 @@ mod fences;
 mod ledger;
 mod liveness;
 mod logs;
+mod memory;
 mod panics;
 mod replicas;
 mod rules;
@@ -167,6 +168,9 @@ impl Judge {
         let touched = self.state.lock().expect("nothing panics under this lock").touched.clone();
         let mut found = replicas::compare(&self.cluster, &self.drives, &touched).await;
         found.extend(replicas::compare_rows(&self.cluster, &touched).await);
+        if self.scenario.expect.memory_bounded {
+            found.extend(memory::judge(&self.cluster).await);
+        }
         let (ledger, on_drives) = self.judge_drives();
         found.extend(self.judge_history(history, read_back, &ledger));
         found.extend(on_drives);

@@ -58,6 +58,11 @@ impl Operations {
         Operations { region: settings.region, cluster, admission, write, read, blob_bytes: settings.blob_bytes }
     }
 
+    /// The bound of the bytes of bodies.
+    pub(crate) fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
     /// The bucket, if requests may go to its partitions. One that is being deleted is among them: its partitions decide.
     async fn bucket(&self, name: &str, deadline: Instant) -> S3Result<Arc<Bucket>> {
         let bucket = self.cluster.placement.bucket(name, deadline).await.map_err(error::of_placement)?;

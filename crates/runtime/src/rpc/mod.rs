@@ -140,6 +140,11 @@ impl Rpc {
         self.inner.own.node
     }
 
+    /// Bytes that requests to this node hold of the room for them, in units of 1 KiB.
+    pub fn held_bytes(&self) -> usize {
+        self.inner.services.held_bytes()
+    }
+
     /// `peer` is reached at `address` from now on. The own node needs no introduction.
     pub fn introduce(&self, peer: NodeId, address: SocketAddr) {
         if peer == self.node() {

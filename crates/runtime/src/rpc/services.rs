@@ -87,6 +87,12 @@ impl Services {
         }
     }
 
+    /// Bytes of requests that are under way here.
+    pub fn held_bytes(&self) -> usize {
+        let free = self.control_bytes.available_permits() + self.bulk_bytes.available_permits();
+        CONTROL_BYTES_MAX + BULK_BYTES_MAX - free * BUDGET_UNIT
+    }
+
     pub fn register(&self, service: u8, serve: Service) {
         let mut registered = self.registered();
         assert!(!registered.services.contains_key(&service), "service {service} is registered once");
