@@ -11,6 +11,12 @@ use crate::servers::{Server, Usage};
 
 const BUCKET: &str = "bench";
 const PAGE_KEYS: u32 = 1000;
+/// Folders among which the listed keys are spread.
+const FOLDERS: u64 = 10;
+/// Share of the most requests a second at which the time of one is measured under load.
+const LOAD: f64 = 0.8;
+/// Requests under way at most under that load: more would be as many that time out.
+const UNDER_WAY_MAX: usize = 256;
 
 /// How long, and how much.
 pub struct Plan {
@@ -26,8 +32,12 @@ pub struct Plan {
 pub enum Verb {
     Put,
     Get,
+    /// At a steady rate, whether earlier ones were answered or not: 80 % of what the cell before reached.
+    GetUnderLoad,
     /// Pages of 1000.
     List,
+    /// One page that shows the folders of all keys.
+    ListFolders,
 }
 
 /// What was measured.
@@ -57,8 +67,8 @@ impl Cell {
 
     pub fn mib_per_s(&self) -> f64 {
         match self.verb {
-            Verb::List => 0.0,
-            Verb::Put | Verb::Get => self.operations_per_s() * self.size as f64 / (1 << 20) as f64,
+            Verb::List | Verb::ListFolders => 0.0,
+            Verb::Put | Verb::Get | Verb::GetUnderLoad => self.operations_per_s() * self.size as f64 / (1 << 20) as f64,
         }
     }
 
@@ -66,7 +76,9 @@ impl Cell {
         match self.verb {
             Verb::Put => format!("PUT {} x{}", size_name(self.size), self.concurrency),
             Verb::Get => format!("GET {} x{}", size_name(self.size), self.concurrency),
+            Verb::GetUnderLoad => format!("GET {} at {:.0} % load", size_name(self.size), LOAD * 100.0),
             Verb::List => format!("LIST 1000 of {}", self.size),
+            Verb::ListFolders => format!("LIST {FOLDERS} folders of {}", self.size),
         }
     }
 }
@@ -88,18 +100,25 @@ pub async fn run(server: &Server, plan: &Plan) -> Result<Vec<Cell>, String> {
             let (put, keys) = put_cell(server, plan, &prefix, size, concurrency).await?;
             note(&put);
             cells.push(put);
-            let get = get_cell(server, plan, &prefix, size, concurrency, keys).await?;
+            let get = get_cell(server, plan, &prefix, size, keys, Asking::AtOnce(concurrency)).await?;
             note(&get);
+            let rate = get.operations_per_s() * LOAD;
             cells.push(get);
+            if size == 4 << 10 && concurrency > 1 {
+                let loaded = get_cell(server, plan, &prefix, size, keys, Asking::AtRate(rate)).await?;
+                note(&loaded);
+                cells.push(loaded);
+            }
             // Space for the next; what is never given back would show in the report.
             for index in 0..keys {
                 let _ = server.client.delete(BUCKET, &key(&prefix, index)).await;
             }
         }
     }
-    let list = list_cell(server, plan).await?;
-    note(&list);
-    cells.push(list);
+    for list in list_cells(server, plan).await? {
+        note(&list);
+        cells.push(list);
+    }
     Ok(cells)
 }
 
@@ -143,10 +162,19 @@ async fn put_cell(server: &Server, plan: &Plan, prefix: &str, size: u64, concurr
     Ok((cell(Verb::Put, size, concurrency, measured, &before, &after), keys))
 }
 
-async fn get_cell(server: &Server, plan: &Plan, prefix: &str, size: u64, concurrency: usize, keys: u64) -> Result<Cell, String> {
+/// How requests follow each other.
+#[derive(Clone, Copy)]
+enum Asking {
+    /// So many at once, each when one was answered.
+    AtOnce(usize),
+    /// So many a second.
+    AtRate(f64),
+}
+
+async fn get_cell(server: &Server, plan: &Plan, prefix: &str, size: u64, keys: u64, asking: Asking) -> Result<Cell, String> {
     let before = server.usage().await;
     let (client, name) = (server.client.clone(), prefix.to_owned());
-    let measured = measure(plan.cell, concurrency, u64::MAX, move |index| {
+    let get = move |index| {
         let (client, name) = (client.clone(), name.clone());
         async move {
             let which = Draws::new(index, "which").below(keys);
@@ -157,24 +185,50 @@ async fn get_cell(server: &Server, plan: &Plan, prefix: &str, size: u64, concurr
             }
             if bytes == size { Ok(()) } else { Err(format!("GET: {bytes} bytes of {size}")) }
         }
-    })
-    .await?;
+    };
+    let (verb, concurrency, measured) = match asking {
+        Asking::AtOnce(concurrency) => (Verb::Get, concurrency, measure(plan.cell, concurrency, u64::MAX, get).await?),
+        Asking::AtRate(rate) => (Verb::GetUnderLoad, UNDER_WAY_MAX, measure_at(plan.cell, rate, get).await?),
+    };
     let after = server.usage().await;
     // Outside the measured time: what is fast and wrong does not count.
     for index in [0, keys / 2, keys - 1] {
         let reply = server.client.get_stream(BUCKET, &key(prefix, index)).await.map_err(|error| format!("GET: {error}"))?;
         reply.verify(content(prefix, index, size)).await.map_err(|error| format!("GET {}: {error}", key(prefix, index)))?;
     }
-    Ok(cell(Verb::Get, size, concurrency, measured, &before, &after))
+    Ok(cell(verb, size, concurrency, measured, &before, &after))
 }
 
-async fn list_cell(server: &Server, plan: &Plan) -> Result<Cell, String> {
+async fn list_cells(server: &Server, plan: &Plan) -> Result<[Cell; 2], String> {
     let client = server.client.clone();
     measure(Duration::MAX, 16, plan.list_keys, move |index| {
         let client = client.clone();
-        async move { client.put(BUCKET, &key("list", index), Source::Empty).await.map(|_| ()).map_err(|error| format!("PUT: {error}")) }
+        let key = key(&format!("list/{}", index % FOLDERS), index);
+        async move { client.put(BUCKET, &key, Source::Empty).await.map(|_| ()).map_err(|error| format!("PUT: {error}")) }
     })
     .await?;
+    Ok([pages_cell(server, plan).await?, folders_cell(server, plan).await?])
+}
+
+async fn folders_cell(server: &Server, plan: &Plan) -> Result<Cell, String> {
+    let before = server.usage().await;
+    let client = server.client.clone();
+    let folders = FOLDERS.min(plan.list_keys) as usize;
+    let measured = measure(plan.cell, 1, u64::MAX, move |_| {
+        let client = client.clone();
+        async move {
+            let list = List { prefix: "list/".to_owned(), delimiter: "/".to_owned(), ..List::default() };
+            let page = client.list(BUCKET, ListKind::V2, &list).await.map_err(|error| format!("LIST: {error}"))?;
+            let found = page.prefixes.len();
+            if found == folders && !page.truncated { Ok(()) } else { Err(format!("LIST: {found} folders of {folders}")) }
+        }
+    })
+    .await?;
+    let after = server.usage().await;
+    Ok(cell(Verb::ListFolders, plan.list_keys, 1, measured, &before, &after))
+}
+
+async fn pages_cell(server: &Server, plan: &Plan) -> Result<Cell, String> {
     let before = server.usage().await;
     let begun = Instant::now();
     let mut latencies = Vec::new();
@@ -230,6 +284,40 @@ where
                 latencies.push(asked.elapsed());
             }
             Ok::<Vec<Duration>, String>(latencies)
+        }));
+    }
+    let mut latencies = Vec::new();
+    for worker in workers {
+        latencies.extend(worker.await?);
+    }
+    Ok(Measured { seconds: begun.elapsed().as_secs_f64(), latencies })
+}
+
+/// Call `operation` `rate` times a second for `time`. The time of one counts from when its turn was, so one that had to wait
+/// because the server was behind is as slow as a client found it.
+async fn measure_at<F, O>(time: Duration, rate: f64, operation: F) -> Result<Measured, String>
+where
+    F: Fn(u64) -> O + Clone + Send + 'static,
+    O: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let next = Arc::new(AtomicU64::new(0));
+    let begun = Instant::now();
+    let total = (time.as_secs_f64() * rate).ceil().max(1.0) as u64;
+    let mut workers = Vec::new();
+    for _ in 0..UNDER_WAY_MAX {
+        let (next, operation) = (next.clone(), operation.clone());
+        workers.push(runtime::task::spawn(async move {
+            let mut latencies = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= total {
+                    return Ok::<Vec<Duration>, String>(latencies);
+                }
+                let turn = begun + Duration::from_secs_f64(index as f64 / rate);
+                runtime::time::sleep(turn.saturating_duration_since(Instant::now())).await;
+                operation(index).await?;
+                latencies.push(turn.elapsed());
+            }
         }));
     }
     let mut latencies = Vec::new();

@@ -22,9 +22,11 @@ fn share(limits: &Limits, cell: &Cell) -> (&'static str, f64) {
                 ("sequential write", cell.mib_per_s() / limits.sequential_write_mib_per_s)
             }
         }
-        (Verb::Get, true, 1) | (Verb::List, ..) => ("round trip x1", cell.operations_per_s() / limits.round_trips_per_s_1),
-        (Verb::Get, true, _) => ("round trip x16", cell.operations_per_s() / limits.round_trips_per_s_16),
-        (Verb::Get, false, _) => ("loopback", cell.mib_per_s() / limits.loopback_mib_per_s),
+        (Verb::Get, true, 1) | (Verb::List | Verb::ListFolders, ..) => {
+            ("round trip x1", cell.operations_per_s() / limits.round_trips_per_s_1)
+        }
+        (Verb::Get | Verb::GetUnderLoad, true, _) => ("round trip x16", cell.operations_per_s() / limits.round_trips_per_s_16),
+        (Verb::Get | Verb::GetUnderLoad, false, _) => ("loopback", cell.mib_per_s() / limits.loopback_mib_per_s),
     }
 }
 
