@@ -88,6 +88,32 @@ def sync():
     must(not again.strip(), f"a second sync copies again: {again}")
 
 
+def versions():
+    bucket, key = f"{BUCKET}-versions", "a key"
+    of = ("--bucket", bucket)
+    api("create-bucket", *of)
+    api("put-bucket-versioning", *of, "--versioning-configuration", "Status=Enabled")
+    must(api("get-bucket-versioning", *of)["Status"] == "Enabled", "versioning is not enabled")
+    ids = []
+    for text in ("one", "two"):
+        with open("version", "w") as file:
+            file.write(text)
+        ids.append(api("put-object", *of, "--key", key, "--body", "version")["VersionId"])
+    for version, text in zip(ids, ("one", "two")):
+        api("get-object", *of, "--key", key, "--version-id", version, "got")
+        must(bytes_of("got") == text.encode(), f"version {version} has wrong bytes")
+    marker = api("delete-object", *of, "--key", key)
+    page = api("list-object-versions", *of)
+    must([row["VersionId"] for row in page["Versions"]] == ids[::-1], f"listed are {page['Versions']}")
+    must([row["VersionId"] for row in page["DeleteMarkers"]] == [marker["VersionId"]], "the marker is not listed")
+    # Without its marker the object is back.
+    api("delete-object", *of, "--key", key, "--version-id", marker["VersionId"])
+    must(api("head-object", *of, "--key", key)["VersionId"] == ids[1], "the newest version is not current")
+    for version in ids:
+        api("delete-object", *of, "--key", key, "--version-id", version)
+    api("delete-bucket", *of)
+
+
 def delete():
     api("delete-object", "--bucket", BUCKET, "--key", key_of(MIDDLE))
     keys = [row["Key"] for row in api("list-objects-v2", "--bucket", BUCKET)["Contents"]]
@@ -109,4 +135,5 @@ for file in (MIDDLE, LARGE):
     step(f"copy {size_name(file)}", copy, file)
 step("presign", presign)
 step("sync", sync)
+step("versions", versions)
 step("delete", delete)

@@ -26,6 +26,7 @@ pub struct Node {
     clients: (placement::Client, storage::Client),
     rpc: Rpc,
     refused: Vec<Refused>,
+    without_replicas: Vec<Refused>,
     ready: watch::Receiver<Option<Result<Served, String>>>,
     _service: Option<placement::Service>,
     tasks: Vec<Task<()>>,
@@ -99,10 +100,13 @@ impl Node {
         let host_drives = mounted.iter().map(host_drive).collect();
         let (host, failed) = consensus::Host::open_with(settings.consensus.clone(), rpc.clone(), host_drives, groups, machine).await;
         let host = Arc::new(host);
+        let mut without_replicas = Vec::new();
         for (drive, error) in failed {
-            note_refused(&mut refused, &mounted, drive, &error.to_string());
+            // What a damaged log held is lost, votes and all, so that its replicas never run again. Slots do not depend on it.
+            let slots_remain = matches!(error, consensus::host::Error::Damaged { .. });
+            note_refused(if slots_remain { &mut without_replicas } else { &mut refused }, &mounted, drive, &error.to_string());
         }
-        mark_first_start(&mounted, &mut refused).await;
+        mark_first_start(&mounted, &mut refused, &without_replicas).await;
         let drives = mounted.iter().map(|drive| (drive.identity.drive, drive.disk.clone())).collect();
         let (storage, failed) = storage::Server::open(&rpc, drives).await;
         let storage = Arc::new(storage);
@@ -111,6 +115,9 @@ impl Node {
         }
         for drive in &refused {
             tracing::error!(drive = %drive.label, reason = %drive.reason, "drive refused");
+        }
+        for drive in &without_replicas {
+            tracing::error!(drive = %drive.label, reason = %drive.reason, "drive without its replicas: its shards are served");
         }
 
         let mut tasks = Vec::new();
@@ -127,7 +134,7 @@ impl Node {
         let groups = host.client();
         let clients = (placement.clone(), storage::Client::new(rpc.clone()));
         tasks.push(task::spawn(serve_s3(settings.gateway, placement, groups, clients.1.clone(), sender)));
-        Ok(Node { host, storage, clients, rpc, refused, ready, _service: service, tasks })
+        Ok(Node { host, storage, clients, rpc, refused, without_replicas, ready, _service: service, tasks })
     }
 
     /// Wait until S3 is served, and where.
@@ -147,6 +154,11 @@ impl Node {
     /// Drives that are not used, and why.
     pub fn refused(&self) -> &[Refused] {
         &self.refused
+    }
+
+    /// Drives whose shards are served and whose replicas are not, as the log that they share is damaged, and why.
+    pub fn without_replicas(&self) -> &[Refused] {
+        &self.without_replicas
     }
 
     /// The replicas of this node.
@@ -195,13 +207,15 @@ async fn mount(settings: &Settings, drives: Vec<Slot>) -> (Vec<Mounted>, Vec<Ref
 
 fn note_refused(refused: &mut Vec<Refused>, mounted: &[Mounted], drive: DriveId, reason: &str) {
     let label = mounted.iter().find(|mounted| mounted.identity.drive == drive).map_or("?", |mounted| mounted.disk.label());
+    // Errors of drives begin with the drive's name.
+    let reason = reason.strip_prefix(&format!("{label}: ")).unwrap_or(reason);
     refused.push(Refused { drive, label: label.to_string(), reason: reason.to_string() });
 }
 
-async fn mark_first_start(mounted: &[Mounted], refused: &mut Vec<Refused>) {
+async fn mark_first_start(mounted: &[Mounted], refused: &mut Vec<Refused>, without_replicas: &[Refused]) {
     for drive in mounted.iter().filter(|drive| drive.first_start) {
         let id = drive.identity.drive;
-        if refused.iter().any(|refused| refused.drive == id) {
+        if refused.iter().chain(without_replicas).any(|refused| refused.drive == id) {
             continue;
         }
         let disk = drive.disk.clone();

@@ -1,5 +1,6 @@
 //! Figures about a running node, for status files and benches.
 
+use crate::drives::Refused;
 use crate::node::Node;
 
 /// One JSON object: drives, replicas, and what the process has synced so far.
@@ -27,13 +28,15 @@ pub fn figures(node: &Node) -> String {
             })
         })
         .collect();
-    let refused: Vec<_> =
-        node.refused().iter().map(|refused| serde_json::json!({ "label": refused.label, "reason": refused.reason })).collect();
+    let named = |drives: &[Refused]| -> Vec<_> {
+        drives.iter().map(|drive| serde_json::json!({ "label": drive.label, "reason": drive.reason })).collect()
+    };
     serde_json::json!({
         "syncs": runtime::disk::syncs(),
         "drives": drives,
         "replicas": replicas,
-        "refused": refused,
+        "refused": named(node.refused()),
+        "without_replicas": named(node.without_replicas()),
     })
     .to_string()
 }

@@ -114,7 +114,7 @@ impl Up {
         };
         let node = Node::start(settings, slots).await?;
         let endpoint = node.ready().await?;
-        let banner = banner(&self, endpoint, &credentials, &bootstrap, node.refused());
+        let banner = banner(&self, endpoint, &credentials, &bootstrap, &node);
         Ok(Running { node, banner })
     }
 
@@ -229,7 +229,7 @@ fn label(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-fn banner(up: &Up, endpoint: SocketAddr, credentials: &Credentials, bootstrap: &placement::Bootstrap, refused: &[Refused]) -> String {
+fn banner(up: &Up, endpoint: SocketAddr, credentials: &Credentials, bootstrap: &placement::Bootstrap, node: &Node) -> String {
     let (access, secret, region, data) = (&credentials.access_key, &credentials.secret_key, &up.region, up.data.display());
     let protection = placement::describe(&bootstrap.map, bootstrap.scheme, true);
     let mut text = format!(
@@ -240,8 +240,11 @@ fn banner(up: &Up, endpoint: SocketAddr, credentials: &Credentials, bootstrap: &
          \x20 data                  {data}\n\
          \x20 protection            {protection}\n"
     );
-    for drive in refused {
+    for drive in node.refused() {
         let _ = writeln!(text, "  REFUSED               {}: {}", drive.label, drive.reason);
+    }
+    for drive in node.without_replicas() {
+        let _ = writeln!(text, "  WITHOUT METADATA      {}: {}; its objects' shards are served", drive.label, drive.reason);
     }
     let _ = write!(
         text,

@@ -195,6 +195,27 @@ fn a_strange_or_damaged_drive_is_refused_by_name() {
 }
 
 #[test]
+fn a_drive_whose_raft_log_is_damaged_goes_on_with_its_shards() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    put_all(&{ Up::start(&data) });
+    let log = folders(&data)[5].join("raft/log-0000000000000001.seg");
+    let mut bytes = std::fs::read(&log).unwrap();
+    // Two batches and more: who follows cannot name whose entries they held.
+    bytes[512..16 << 10].fill(0xa5);
+    std::fs::write(&log, bytes).unwrap();
+    let up = Up::start(&data);
+    assert!(up.printed.lines().any(|line| line.contains("WITHOUT METADATA") && line.contains("drive-6")), "{}", up.printed);
+    assert!(!up.printed.contains("REFUSED"), "{}", up.printed);
+    get_all(&up);
+    block_on(async {
+        let client = up.client();
+        client.put("two", "after", Content::new(7, 100_000)).await.unwrap();
+        client.get_stream("two", "after").await.unwrap().verify(Content::new(7, 100_000)).await.unwrap();
+    });
+}
+
+#[test]
 fn two_processes_never_open_one_drive() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

@@ -124,6 +124,7 @@ async fn live(settings: settings::Settings, drives: Vec<SimDrive>, seat: Arc<Mut
     match Node::start(settings, slots).await {
         Ok(node) => {
             note(node.refused());
+            note(node.without_replicas());
             let node = Arc::new(node);
             lock(&seat).running = Arc::downgrade(&node);
             stop.notified().await;

@@ -184,7 +184,8 @@ impl World {
         self.cluster.node(place.node).is_some_and(|node| {
             let stopped = node.host().status().iter().any(|replica| replica.drive == id && replica.trouble.is_some());
             let shut = node.storage().status().iter().any(|drive| drive.drive == id && drive.closed.is_some());
-            shut || node.refused().iter().any(|refused| refused.drive == id) || (stopped && !closed)
+            let refused = || node.refused().iter().chain(node.without_replicas()).any(|refused| refused.drive == id);
+            shut || refused() || (stopped && !closed)
         })
     }
 }
