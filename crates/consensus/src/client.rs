@@ -1,20 +1,27 @@
 //! A client of Raft groups: finds leaders, proposes commands, reads linearizably.
 
-use crate::host::GroupSpec;
-use crate::host::ReplicaPlace;
+mod directory;
+mod exchange;
+
+pub(crate) use directory::Directory;
+pub use exchange::GroupView;
+
+use crate::host::{GroupSpec, ReplicaPlace};
 use crate::wire::{self, Answer, Propose, Read, SessionWord};
 use bytes::Bytes;
 use protocol::limits::COMMAND_BYTES_MAX;
 use protocol::wire::{decode, encode};
-use protocol::{CommandId, GroupId, ReplicaId};
-use runtime::rpc::{self, Class, Method, Rpc};
+use protocol::{CommandId, GroupId, NodeId, ReplicaId};
+use runtime::rpc::{self, Class, Method, Received, Rpc};
 use runtime::time::{self, Instant};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The longest that one replica is waited for before another is asked.
 const ATTEMPT: Duration = Duration::from_millis(1000);
+/// The longest wait for who belongs, when that is in doubt.
+const DOUBT: Duration = Duration::from_millis(300);
 /// Pause after all replicas were asked in vain: first, and longest.
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
@@ -27,7 +34,7 @@ pub struct Client {
 
 struct Inner {
     rpc: Rpc,
-    groups: BTreeMap<GroupId, GroupSpec>,
+    directory: Arc<Directory>,
     /// Who led when last heard of.
     leaders: Mutex<BTreeMap<GroupId, ReplicaId>>,
 }
@@ -63,6 +70,10 @@ enum Attempt {
     Reply(Bytes),
     /// Not taken; with whom the leader may be found.
     Elsewhere(Option<ReplicaId>, String),
+    /// There is no such replica there (any more).
+    Missing(String),
+    /// Not yet: ask the same again in a moment.
+    Later(String),
     Busy,
     Unknown(String),
     TooOld,
@@ -71,20 +82,29 @@ enum Attempt {
 }
 
 /// The order in which the replicas of a group are asked.
-struct Tour<'a> {
-    voters: &'a [ReplicaPlace],
+struct Tour {
+    group: GroupId,
+    /// Of the configuration that is toured.
+    version: u64,
+    voters: Vec<ReplicaPlace>,
     next: usize,
     /// Replicas that did not answer in this round: hints that name them are not followed.
     silent: Vec<ReplicaId>,
     asked: usize,
     pause: Duration,
+    /// Somebody was not there: the configuration may be an old one.
+    doubted: bool,
 }
 
 impl Client {
     /// A client of `groups`.
     pub fn new(rpc: Rpc, groups: Vec<GroupSpec>) -> Client {
-        let groups = groups.into_iter().map(|spec| (spec.group, spec)).collect();
-        Client { inner: Arc::new(Inner { rpc, groups, leaders: Mutex::new(BTreeMap::new()) }) }
+        Client::with_directory(rpc, Arc::new(Directory::of(&groups)))
+    }
+
+    /// A client that shares what it knows of groups with others.
+    pub(crate) fn with_directory(rpc: Rpc, directory: Arc<Directory>) -> Client {
+        Client { inner: Arc::new(Inner { rpc, directory, leaders: Mutex::new(BTreeMap::new()) }) }
     }
 
     /// Propose `command` and return the state machine's reply. With a session it is retried over leader changes
@@ -114,16 +134,21 @@ impl Client {
                 }
                 Attempt::Elsewhere(hint, why) => {
                     reason = why;
-                    tour.follow(hint, deadline).await;
+                    self.go_on(&mut tour, hint, deadline).await;
+                }
+                Attempt::Missing(why) | Attempt::Later(why) => {
+                    reason = why;
+                    tour.doubted = true;
+                    self.go_on(&mut tour, None, deadline).await;
                 }
                 Attempt::Busy if unknown.is_none() => return Err(Error::Busy { group }),
-                Attempt::Busy => tour.follow(None, deadline).await,
+                Attempt::Busy => self.go_on(&mut tour, None, deadline).await,
                 Attempt::Unknown(why) if session.is_none() => return Err(Error::Unknown { group, reason: why }),
                 Attempt::Unknown(why) => {
                     runtime::probe!("consensus-command-retried");
                     unknown = Some(why);
                     tour.silent.push(place.replica);
-                    tour.follow(None, deadline).await;
+                    self.go_on(&mut tour, None, deadline).await;
                 }
                 Attempt::TooOld => {
                     let id = session.map(|session| session.id);
@@ -156,16 +181,21 @@ impl Client {
                 Attempt::Reply(reply) => return Ok(reply),
                 Attempt::Elsewhere(hint, why) => {
                     reason = why;
-                    tour.follow(hint, deadline).await;
+                    self.go_on(&mut tour, hint, deadline).await;
+                }
+                Attempt::Missing(why) | Attempt::Later(why) => {
+                    reason = why;
+                    tour.doubted = true;
+                    self.go_on(&mut tour, None, deadline).await;
                 }
                 Attempt::Busy => {
                     busy = true;
-                    tour.follow(None, deadline).await;
+                    self.go_on(&mut tour, None, deadline).await;
                 }
                 Attempt::Unknown(why) => {
                     reason = why;
                     tour.silent.push(place.replica);
-                    tour.follow(None, deadline).await;
+                    self.go_on(&mut tour, None, deadline).await;
                 }
                 Attempt::TooOld => return Err(Error::Unavailable { group, reason: "refused as too old".to_owned() }),
                 Attempt::Refused(why) => return Err(Error::Unavailable { group, reason: why }),
@@ -174,24 +204,62 @@ impl Client {
         Err(if busy { Error::Busy { group } } else { Error::Unavailable { group, reason } })
     }
 
-    fn tour(&self, group: GroupId) -> Result<Tour<'_>, Error> {
-        let spec = self.inner.groups.get(&group).filter(|spec| !spec.voters.is_empty());
-        let spec = spec.ok_or_else(|| Error::Unavailable { group, reason: "no such group".to_owned() })?;
-        let leaders = self.inner.leaders.lock().expect("no holder panics");
-        let known = leaders.get(&group).and_then(|leader| spec.voters.iter().position(|voter| voter.replica == *leader));
+    fn tour(&self, group: GroupId) -> Result<Tour, Error> {
+        let members = self.known(group)?;
+        let mut tour = Tour {
+            group,
+            version: members.version,
+            voters: members.voters,
+            next: 0,
+            silent: Vec::new(),
+            asked: 0,
+            pause: PAUSE,
+            doubted: false,
+        };
+        if tour.voters.is_empty() {
+            return Err(Error::Unavailable { group, reason: "it has no voters".to_owned() });
+        }
+        let leader = self.inner.leaders.lock().expect("no holder panics").get(&group).copied();
         // Nothing known: a replica in this process, if there is one, knows where its leader is.
-        let own = || spec.voters.iter().position(|voter| voter.node == self.inner.rpc.node());
-        let next = known.or_else(own).unwrap_or(0);
-        Ok(Tour { voters: &spec.voters, next, silent: Vec::new(), asked: 0, pause: PAUSE })
+        let own = || tour.voters.iter().position(|voter| voter.node == self.inner.rpc.node());
+        tour.next = leader.and_then(|leader| tour.find(leader)).or_else(own).unwrap_or(0);
+        Ok(tour)
+    }
+
+    /// Go on to another replica; with what is known of the group by then, or can be learned, if `tour` looks outdated.
+    async fn go_on(&self, tour: &mut Tour, hint: Option<ReplicaId>, deadline: Instant) {
+        let until = deadline.min(time::now() + DOUBT);
+        if hint.is_some_and(|hint| tour.find(hint).is_none()) {
+            self.ask_members(tour.group, tour.place().node, until).await;
+        } else if tour.doubted && (tour.asked + 1).is_multiple_of(tour.voters.len()) {
+            tour.doubted = false;
+            let nodes: BTreeSet<NodeId> = tour.voters.iter().map(|place| place.node).collect();
+            futures::future::join_all(nodes.into_iter().map(|node| self.ask_members(tour.group, node, until))).await;
+        }
+        if let Ok(known) = self.known(tour.group)
+            && known.version > tour.version
+        {
+            runtime::probe!("consensus-client-learned-members");
+            tour.version = known.version;
+            tour.voters = known.voters;
+            tour.silent.clear();
+            (tour.asked, tour.next) = (0, hint.and_then(|hint| tour.find(hint)).unwrap_or(0));
+            return;
+        }
+        tour.follow(hint, deadline).await;
     }
 
     fn note_leader(&self, group: GroupId, leader: ReplicaId) {
         self.inner.leaders.lock().expect("no holder panics").insert(group, leader);
     }
 
-    async fn attempt(&self, place: ReplicaPlace, method: Method, meta: Vec<u8>, body: Bytes, until: Instant) -> Attempt {
+    async fn send(&self, node: NodeId, method: Method, meta: Vec<u8>, body: Bytes, until: Instant) -> Result<Received, rpc::Error> {
         let body = if body.is_empty() { Vec::new() } else { vec![body] };
-        let received = match self.inner.rpc.call(place.node, Class::Control, method, 0, meta.into(), body, until).await {
+        self.inner.rpc.call(node, Class::Control, method, 0, meta.into(), body, until).await
+    }
+
+    async fn attempt(&self, place: ReplicaPlace, method: Method, meta: Vec<u8>, body: Bytes, until: Instant) -> Attempt {
+        let received = match self.send(place.node, method, meta, body, until).await {
             Ok(received) => received,
             Err(rpc::Error::Unreachable { reason, .. }) => return Attempt::Elsewhere(None, reason),
             Err(rpc::Error::Busy { to }) => return Attempt::Elsewhere(None, format!("node {to} is busy")),
@@ -201,7 +269,9 @@ impl Client {
             Ok(Answer::Reply) => Attempt::Reply(received.body),
             Ok(Answer::NotLeader { leader }) => Attempt::Elsewhere(leader, "it has no leader".to_owned()),
             Ok(Answer::Dropped) => Attempt::Elsewhere(None, "its leader changed".to_owned()),
-            Ok(Answer::NoReplica) => Attempt::Elsewhere(None, format!("replica {} does not run", place.replica)),
+            Ok(Answer::NoReplica) => Attempt::Missing(format!("replica {} does not run", place.replica)),
+            Ok(Answer::Behind) => Attempt::Later("a change before it, or a learner, is not ready".to_owned()),
+            Ok(Answer::Failed) => Attempt::Refused(String::from_utf8_lossy(&received.body).into_owned()),
             Ok(Answer::Busy) => Attempt::Busy,
             Ok(Answer::WindowFull) => Attempt::Refused("its writer has too many unfinished commands".to_owned()),
             Ok(Answer::Unknown) => Attempt::Unknown("its leader changed, or was too slow".to_owned()),
@@ -214,16 +284,26 @@ impl Client {
     }
 }
 
-impl Tour<'_> {
+impl Tour {
     fn place(&self) -> ReplicaPlace {
         self.voters[self.next]
+    }
+
+    fn find(&self, replica: ReplicaId) -> Option<usize> {
+        self.voters.iter().position(|voter| voter.replica == replica)
+    }
+
+    /// `replica` did not answer, or is not there.
+    fn note_silent(&mut self, replica: ReplicaId) {
+        self.silent.push(replica);
+        self.doubted = true;
     }
 
     /// Go on to the leader that was hinted at, or to the next replica; pause when all were asked.
     async fn follow(&mut self, hint: Option<ReplicaId>, deadline: Instant) {
         self.asked += 1;
         let hinted = hint.filter(|hint| !self.silent.contains(hint) && *hint != self.place().replica);
-        let hinted = hinted.and_then(|hint| self.voters.iter().position(|voter| voter.replica == hint));
+        let hinted = hinted.and_then(|hint| self.find(hint));
         self.next = hinted.unwrap_or((self.next + 1) % self.voters.len());
         if self.asked.is_multiple_of(self.voters.len()) {
             self.silent.clear();

@@ -1,21 +1,25 @@
 //! The replicas of one node: for each drive a shared log and the replicas that live on it.
 
 use crate::StateMachine;
+use crate::client::Directory;
 use crate::digest::States;
-use crate::driver::{Driver, Hope, Input, Seat, Stopped};
-use crate::log::{Hard, Key, Log, Record, Recovered, Start};
-use crate::manifest::{Manifest, state_name};
+use crate::driver::{Driver, Hope, Input, Stopped};
+use crate::log::{FOLDER, Hard, Key, Log, Record, Recovered, Start};
+use crate::manifest::{self, Manifest, state_name};
+use crate::members::Members;
 use crate::refetch::Patient;
 use crate::replica::{Opened, Replica};
 use crate::snapshot::Offers;
 use crate::state::{Meta, State};
+use crate::wire::Told;
 use crate::{Client, methods};
 use protocol::{DriveId, GroupId, NodeId, ReplicaId};
 use runtime::disk::{self, Disk};
 use runtime::rpc::Rpc;
 use runtime::sync::{Receiver, Sender, TrySendError, channel, oneshot};
 use runtime::task::{self, Task};
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,8 +28,8 @@ const INBOX_MAX: usize = 4096;
 /// The longest that a shutdown waits for one drive.
 const SHUT_DOWN_WAIT: Duration = Duration::from_secs(10);
 
-/// Where one replica lives, by the static bootstrap.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Where one replica lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReplicaPlace {
     /// Unique in its group, above 0.
     pub replica: ReplicaId,
@@ -140,6 +144,8 @@ pub struct ReplicaStatus {
     /// The last entry of which its drive has said that it is durable, and that entry's term; `None` if its log already begins
     /// behind it, as a leader may apply, and cut, before its own drive has answered.
     pub persisted: Option<(u64, u64)>,
+    /// Who belongs to its group, as it applied it; `None` if it does not run.
+    pub members: Option<Members>,
     /// Rolling hash over every row written, comparable between replicas at the same `applied` (I9).
     pub state_hash: u64,
     /// Why this replica does not run, or what is wrong with it.
@@ -150,14 +156,23 @@ pub struct ReplicaStatus {
     pub healed: Option<String>,
 }
 
+/// Makes the state machine of a group.
+type MachineOf = dyn Fn(GroupId) -> Arc<dyn StateMachine> + Send + Sync;
+
 /// What the drivers, the methods and the host share.
 pub(crate) struct Switchboard {
     pub rpc: Rpc,
     pub node: NodeId,
-    pub groups: BTreeMap<GroupId, GroupSpec>,
+    /// The groups as they were founded.
+    pub founding: BTreeMap<GroupId, GroupSpec>,
     pub settings: Settings,
     pub offers: Offers,
-    routes: BTreeMap<Key, Sender<Input>>,
+    pub machine: Box<MachineOf>,
+    /// Where replicas are, as this node knows it.
+    pub directory: Arc<Directory>,
+    drivers: BTreeMap<DriveId, Sender<Input>>,
+    /// The drive of each replica that runs.
+    routes: Mutex<BTreeMap<Key, DriveId>>,
     status: Mutex<BTreeMap<Key, (ReplicaStatus, bool)>>,
     pub states: States,
 }
@@ -165,11 +180,42 @@ pub(crate) struct Switchboard {
 impl Switchboard {
     /// Give `input` to the driver of `key`; what cannot be taken at once comes back.
     pub(crate) fn offer(&self, key: Key, input: Input) -> Result<(), Refused> {
-        let route = self.routes.get(&key).ok_or(Refused::NoReplica)?;
-        route.try_send(input).map_err(|error| match error {
+        let drive = self.routes.lock().expect("no holder panics").get(&key).copied().ok_or(Refused::NoReplica)?;
+        self.tell(drive, input)
+    }
+
+    /// Give `input` to the driver of `drive`.
+    pub(crate) fn tell(&self, drive: DriveId, input: Input) -> Result<(), Refused> {
+        let driver = self.drivers.get(&drive).ok_or(Refused::NoReplica)?;
+        driver.try_send(input).map_err(|error| match error {
             TrySendError::Full(_) => Refused::Busy,
             TrySendError::Closed(_) => Refused::NoReplica,
         })
+    }
+
+    /// A replica runs on `drive` from now on.
+    pub(crate) fn connect(&self, key: Key, drive: DriveId) {
+        self.routes.lock().expect("no holder panics").insert(key, drive);
+    }
+
+    /// A replica is gone.
+    pub(crate) fn disconnect(&self, key: Key) {
+        self.routes.lock().expect("no holder panics").remove(&key);
+        self.status.lock().expect("no holder panics").remove(&key);
+    }
+
+    /// The drive of this node on which a replica is, running or not.
+    pub(crate) fn drive_of(&self, key: Key) -> Option<DriveId> {
+        self.status.lock().expect("no holder panics").get(&key).map(|(status, _)| status.drive)
+    }
+
+    /// What is known of a group here, the newest of it.
+    pub(crate) fn told(&self, group: GroupId) -> Option<Told> {
+        let members = self.directory.members(group)?;
+        let status = self.status.lock().expect("no holder panics");
+        let here = status.iter().filter(|(key, _)| key.group == group).filter_map(|(_, (status, _))| status.leader.zip(Some(status.term)));
+        let leader = here.max_by_key(|(_, term)| *term).map(|(leader, _)| leader);
+        Some(Told { members, leader })
     }
 
     /// Give a message to the driver of `key`, or drop it: Raft sends what matters again.
@@ -179,6 +225,9 @@ impl Switchboard {
 
     pub(crate) fn publish(&self, key: Key, status: ReplicaStatus) {
         let leads = status.leader == Some(key.replica);
+        if let Some(members) = &status.members {
+            self.directory.learn(key.group, members);
+        }
         self.status.lock().expect("no holder panics").insert(key, (status, leads));
     }
 }
@@ -212,26 +261,26 @@ impl Host {
         machine: impl Fn(GroupId) -> Arc<dyn StateMachine> + Send + Sync + 'static,
     ) -> (Host, Vec<(DriveId, Error)>) {
         let node = rpc.node();
+        let founding: BTreeMap<GroupId, GroupSpec> = groups.into_iter().map(|spec| (spec.group, spec)).collect();
         let mut failed = Vec::new();
         let mut opened = Vec::new();
         let mut routes = BTreeMap::new();
+        let mut senders = BTreeMap::new();
         for HostDrive { drive, disk, bootstrap } in drives {
-            let lives_here = |spec: &&GroupSpec| spec.voters.iter().any(|voter| voter.node == node && voter.drive == drive);
-            let places: Vec<(Key, GroupSpec)> = groups
-                .iter()
-                .filter(lives_here)
-                .flat_map(|spec| {
-                    let here = spec.voters.iter().filter(|voter| voter.node == node && voter.drive == drive);
-                    here.map(|voter| (Key { group: spec.group, replica: voter.replica }, spec.clone()))
-                })
-                .collect();
-            let opening = Opening { disk: disk.clone(), drive, bootstrap, settings: settings.clone(), places };
+            let founders = founding.values().flat_map(|spec| {
+                let here = spec.voters.iter().filter(|voter| voter.node == node && voter.drive == drive);
+                here.map(|voter| Key { group: spec.group, replica: voter.replica })
+            });
+            let founders = founders.collect();
+            let opening =
+                Opening { disk: disk.clone(), drive, bootstrap, settings: settings.clone(), founding: founding.clone(), founders };
             match disk::run(&disk, move || opening.open()).await {
                 Ok(found) => {
                     let (sender, receiver) = channel(INBOX_MAX);
                     for key in found.keys() {
-                        routes.insert(key, sender.clone());
+                        routes.insert(key, drive);
                     }
+                    senders.insert(drive, sender.clone());
                     opened.push((drive, disk, found, sender, receiver));
                 }
                 Err(error) => {
@@ -240,29 +289,31 @@ impl Host {
                 }
             }
         }
-        let groups = groups.into_iter().map(|spec| (spec.group, spec)).collect();
         let shared = Arc::new(Switchboard {
             rpc,
             node,
-            groups,
+            directory: Arc::new(Directory::of(founding.values())),
+            founding,
             settings,
             offers: Offers::default(),
-            routes,
+            machine: Box::new(machine),
+            drivers: senders,
+            routes: Mutex::new(routes),
             status: Mutex::default(),
             states: States::default(),
         });
         methods::register(&shared);
         let mut drivers = Vec::new();
         for (drive, disk, found, sender, receiver) in opened {
-            let driver = found.into_driver(shared.clone(), drive, disk, receiver, &machine);
+            let driver = found.into_driver(shared.clone(), drive, disk, receiver);
             drivers.push((drive, task::spawn(driver.run()), sender));
         }
         (Host { shared, drivers }, failed)
     }
 
-    /// A client for all groups known to this node.
+    /// A client for all groups known to this node. What the replicas here learn of their groups, it knows.
     pub fn client(&self) -> Client {
-        Client::new(self.shared.rpc.clone(), self.shared.groups.values().cloned().collect())
+        Client::with_directory(self.shared.rpc.clone(), self.shared.directory.clone())
     }
 
     /// Whether a replica of this node leads `group`, and the term in which it does.
@@ -317,19 +368,23 @@ struct Opening {
     drive: DriveId,
     bootstrap: Bootstrap,
     settings: Settings,
-    places: Vec<(Key, GroupSpec)>,
+    founding: BTreeMap<GroupId, GroupSpec>,
+    /// The replicas with which groups were founded on this drive.
+    founders: BTreeSet<Key>,
 }
 
 /// An opened drive.
 struct Found {
     log: Log,
     replicas: Vec<FoundReplica>,
-    stopped: Vec<(Key, Option<GroupSpec>, Left)>,
+    /// Each with whether its group is known.
+    stopped: Vec<(Key, bool, Left)>,
+    /// Replicas that left their groups.
+    gone: BTreeSet<Key>,
 }
 
 struct FoundReplica {
     key: Key,
-    spec: GroupSpec,
     state: State,
     file: u64,
     patient: Patient,
@@ -337,39 +392,46 @@ struct FoundReplica {
 
 impl Opening {
     fn open(self) -> Result<Found, Error> {
-        let keys: Vec<Key> = self.places.iter().map(|(key, _)| *key).collect();
+        self.disk.create_folder(FOLDER)?;
+        let mut keys = self.founders.clone();
+        keys.extend(manifest::list(self.disk.as_ref())?);
+        let keys: Vec<Key> = keys.into_iter().collect();
         let create = self.bootstrap == Bootstrap::First;
         let (mut log, mut recovered) = Log::open(self.disk.clone(), self.drive, self.settings.segment_bytes, create, &keys)?;
         let mut replicas = Vec::new();
         let mut stopped = Vec::new();
         let mut resets = Vec::new();
-        for (key, spec) in &self.places {
-            let one = recovered.remove(key).unwrap_or_default();
-            match self.open_replica(*key, spec, one, &mut resets)? {
-                Ok(replica) => replicas.push(replica),
-                Err(left) => stopped.push((*key, Some(spec.clone()), *left)),
+        let mut gone = BTreeSet::new();
+        for (key, one) in &recovered {
+            if one.removed {
+                manifest::remove_files(self.disk.as_ref(), *key)?;
+                gone.insert(*key);
             }
         }
-        // Replicas that the log knows and no group names: kept as they are.
-        for (key, one) in recovered {
+        if !gone.is_empty() {
+            self.disk.sync_dir(FOLDER)?;
+        }
+        for key in keys.into_iter().filter(|key| !gone.contains(key)) {
+            let one = recovered.remove(&key).unwrap_or_default();
+            match self.open_replica(key, one, &mut resets)? {
+                Ok(replica) => replicas.push(replica),
+                Err(left) => stopped.push((key, self.founding.contains_key(&key.group), *left)),
+            }
+        }
+        // What was begun to be created and never answered for is no replica yet: it may be created again.
+        for (key, one) in recovered.into_iter().filter(|(key, one)| !gone.contains(key) && !one.is_blank()) {
             let voted = one.hard.is_some();
-            let left = Left::new(patient_of(one), voted, "no group names this replica".to_owned());
-            stopped.push((key, None, Left { final_word: true, ..left }));
+            let left = Left::new(patient_of(one), voted, "it is missing from a drive that had it: it has to be replaced".to_owned());
+            stopped.push((key, self.founding.contains_key(&key.group), Left { final_word: true, ..left }));
         }
         if !resets.is_empty() {
             log.write(&resets)?;
         }
-        Ok(Found { log, replicas, stopped })
+        Ok(Found { log, replicas, stopped, gone })
     }
 
     /// Open one replica; the inner error leaves it out, the outer one the whole drive.
-    fn open_replica(
-        &self,
-        key: Key,
-        spec: &GroupSpec,
-        recovered: Recovered,
-        resets: &mut Vec<Record>,
-    ) -> Result<Result<FoundReplica, Box<Left>>, Error> {
+    fn open_replica(&self, key: Key, recovered: Recovered, resets: &mut Vec<Record>) -> Result<Result<FoundReplica, Box<Left>>, Error> {
         let Settings { cache_bytes, mark_interval, .. } = self.settings;
         let (voted, damaged) = (recovered.hard.is_some(), recovered.damaged);
         // A first start may have ended between the manifest and the first vote.
@@ -378,6 +440,9 @@ impl Opening {
         let out = |patient: Patient, final_word: bool, reason: String| {
             let left = Left { final_word, damaged, ..Left::new(patient, voted || fresh, reason) };
             Ok(Err(Box::new(left)))
+        };
+        let Some(spec) = self.founding.get(&key.group) else {
+            return out(patient, true, "no group names this replica".to_owned());
         };
         let manifest = match Manifest::read(self.disk.as_ref(), self.drive, key) {
             Ok(manifest) => manifest,
@@ -396,8 +461,7 @@ impl Opening {
                 State::open(&self.disk, &state_name(key, manifest.file), cache_bytes, mark_interval, key)
             }
             None if fresh => {
-                let voters = spec.voters.iter().map(|voter| voter.replica.0).collect();
-                let meta = Meta { key, applied: 0, term: 0, voters, state_hash: 0, marks: Vec::new() };
+                let meta = Meta { key, applied: 0, term: 0, members: Members::founding(spec), state_hash: 0, marks: Vec::new() };
                 let name = state_name(key, 1);
                 // Not made, the replica is not there, and made by the next start: the drive counts as new until then.
                 let state = State::create(&self.disk, &name, cache_bytes, mark_interval, meta).map_err(|error| Error::Create {
@@ -452,7 +516,7 @@ impl Opening {
         }
         Ok(match reason {
             Some(reason) => Err(Box::new(Left { file, state: Some(state), ..Left::new(patient, true, reason) })),
-            None => Ok(FoundReplica { key, spec: spec.clone(), state, file, patient }),
+            None => Ok(FoundReplica { key, state, file, patient }),
         })
     }
 }
@@ -484,26 +548,19 @@ impl Left {
 impl Found {
     /// Whose driver is to be asked: also of those that do not run, for what is left of them.
     fn keys(&self) -> Vec<Key> {
-        let stopped = self.stopped.iter().filter(|(_, spec, _)| spec.is_some()).map(|(key, ..)| *key);
+        let stopped = self.stopped.iter().filter(|(_, named, _)| *named).map(|(key, ..)| *key);
         self.replicas.iter().map(|replica| replica.key).chain(stopped).collect()
     }
 
-    fn into_driver(
-        self,
-        shared: Arc<Switchboard>,
-        drive: DriveId,
-        disk: Arc<dyn Disk>,
-        receiver: Receiver<Input>,
-        machine: &dyn Fn(GroupId) -> Arc<dyn StateMachine>,
-    ) -> Driver {
+    fn into_driver(self, shared: Arc<Switchboard>, drive: DriveId, disk: Arc<dyn Disk>, receiver: Receiver<Input>) -> Driver {
         let mut replicas = Vec::new();
         let mut stopped = BTreeMap::new();
-        for (key, spec, left) in self.stopped {
+        for (key, named, left) in self.stopped {
             let Left { patient, voted, damaged, final_word, reason, state, file } = left;
             tracing::error!(replica = %key, %drive, reason, "a replica is left out; its group goes on without it");
             let hope = if final_word { Hope::Replacement } else { Hope::Fetch };
-            let seat = spec.map(|spec| Seat { spec, machine: machine(key.group) });
-            let mut one = Stopped::new(patient, voted, damaged, seat, hope, reason);
+            let machine = named.then(|| (shared.machine)(key.group));
+            let mut one = Stopped::new(patient, voted, damaged, machine, hope, reason);
             // Above whatever another life left behind.
             let next_file = next_state_file(disk.as_ref(), key).max(file + 1);
             (one.state, one.file, one.next_file) = (state, file, next_file);
@@ -511,10 +568,10 @@ impl Found {
             stopped.insert(key, one);
         }
         for found in self.replicas {
-            let FoundReplica { key, spec, state, file, patient } = found;
+            let FoundReplica { key, state, file, patient } = found;
             let Patient { hard, start, entries, .. } = patient;
             let entries = entries.into_values().collect();
-            let opened = Opened { key, spec, machine: machine(key.group), state, file, hard, start, entries };
+            let opened = Opened { key, machine: (shared.machine)(key.group), state, file, hard, start, entries };
             match Replica::new(opened, &shared.settings) {
                 Ok(replica) => replicas.push(replica),
                 Err(error) => {
@@ -524,7 +581,7 @@ impl Found {
                 }
             }
         }
-        Driver::new(shared, drive, disk, receiver, self.log, replicas, stopped)
+        Driver::new(shared, drive, disk, receiver, self.log, replicas, stopped, self.gone)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::log::Key;
 use crate::manifest::{Manifest, state_name};
+use crate::members::{Change, Members};
 use crate::{host, state, wire};
 use protocol::{DriveId, GroupId, ReplicaId};
 use runtime::disk::{Disk, Open};
@@ -27,6 +28,11 @@ pub fn decode_command(data: &[u8]) -> Option<(Option<Session>, &[u8])> {
     Some((session, command))
 }
 
+/// Take an entry apart that is a change of members.
+pub fn decode_change(data: &[u8]) -> Option<Change> {
+    Change::decode(data)
+}
+
 /// The state of a replica as of its last checkpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Checkpoint {
@@ -34,6 +40,7 @@ pub struct Checkpoint {
     pub term: u64,
     pub state_hash: u64,
     pub rows: u64,
+    pub members: Members,
 }
 
 /// The checkpoint of a replica, if the drive holds that replica. Works on a copy in memory: opening a state may mend it.
@@ -52,7 +59,7 @@ pub fn read_checkpoint(disk: &dyn Disk, drive: DriveId, group: GroupId, replica:
     if meta.key != key {
         return Err(format!("{name} is of {}", meta.key));
     }
-    Ok(Some(Checkpoint { applied: meta.applied, term: meta.term, state_hash: meta.state_hash, rows }))
+    Ok(Some(Checkpoint { applied: meta.applied, term: meta.term, state_hash: meta.state_hash, rows, members: meta.members }))
 }
 
 /// A file's bytes in memory as redb's storage.

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod host;
 pub mod inspect;
+pub mod members;
 pub mod rows;
 
 mod backend;
@@ -22,6 +23,7 @@ mod wire;
 pub use client::Client;
 pub use digest::RowsDigest;
 pub use host::{Bootstrap, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
+pub use members::{Change, Members};
 pub use rows::{Rows, RowsMut};
 
 /// A deterministic state machine over ordered rows. Runs on every replica of its group.

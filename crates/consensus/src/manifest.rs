@@ -6,7 +6,7 @@
 use crate::host::Error;
 use crate::log::{FOLDER, Key};
 use crc_fast::{CrcAlgorithm, checksum};
-use protocol::{DriveId, wire};
+use protocol::{DriveId, GroupId, ReplicaId, wire};
 use runtime::disk::{self, Disk, Open};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -26,6 +26,29 @@ pub(crate) fn state_name(key: Key, file: u64) -> String {
 
 fn manifest_name(key: Key) -> String {
     format!("{FOLDER}/g{}-r{}.manifest", key.group, key.replica)
+}
+
+/// The replicas that a drive has a manifest of.
+pub(crate) fn list(disk: &dyn Disk) -> Result<Vec<Key>, disk::Error> {
+    let key = |name: &str| {
+        let (group, replica) = name.strip_prefix('g')?.strip_suffix(".manifest")?.split_once("-r")?;
+        Some(Key { group: GroupId(group.parse().ok()?), replica: ReplicaId(replica.parse().ok()?) })
+    };
+    Ok(disk.list(FOLDER)?.iter().filter_map(|entry| key(&entry.name)).collect())
+}
+
+/// Remove all files of a replica that left its group, the manifest first: without it, the rest counts for nothing. The
+/// caller syncs the folder, or does it again at the next start.
+pub(crate) fn remove_files(disk: &dyn Disk, key: Key) -> Result<(), disk::Error> {
+    match disk.remove(&manifest_name(key)) {
+        Ok(()) | Err(disk::Error::NotFound { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let prefix = format!("g{}-r{}-", key.group, key.replica);
+    for entry in disk.list(FOLDER)?.iter().filter(|entry| entry.name.starts_with(&prefix)) {
+        disk.remove(&format!("{FOLDER}/{}", entry.name))?;
+    }
+    Ok(())
 }
 
 impl Manifest {

@@ -4,11 +4,11 @@ use crate::driver::Input;
 use crate::host::{Refused, Switchboard};
 use crate::log::Key;
 use crate::replica::{Query, Waiter};
-use crate::wire::{self, Answer, Fetch, Frame, Note, PageRequest, Propose, Read};
+use crate::wire::{self, Answer, Create, Fetch, Frame, PageRequest, Propose, ProposeChange, Read, Remove, WhoBelongs};
 use bytes::Bytes;
 use protocol::limits::COMMAND_BYTES_MAX;
 use protocol::wire::{decode, encode};
-use protocol::{GroupId, NodeId, ReplicaId};
+use protocol::{DriveId, NodeId};
 use runtime::rpc::{Reply, Request};
 use runtime::sync::oneshot;
 use runtime::time;
@@ -61,17 +61,36 @@ async fn serve(shared: Arc<Switchboard>, request: Request) -> Reply {
         }
         wire::FETCH => {
             let Ok(asked) = decode::<Fetch>(&request.meta) else { return answer(Answer::Malformed, Bytes::new()) };
-            if !lives_there(&shared, asked.group, asked.from, request.from) {
-                return answer(Answer::NoReplica, Bytes::new());
-            }
             let key = Key { group: asked.group, replica: asked.to };
             let (waiter, wait) = oneshot::channel();
-            if shared.offer(key, Input::Fetch { key, asked, waiter }).is_err() {
+            if shared.offer(key, Input::Fetch { key, from: request.from, asked, waiter }).is_err() {
                 return answer(Answer::NoReplica, Bytes::new());
             }
             match time::timeout_at(request.deadline, wait).await {
                 Ok(Ok(reply)) => reply,
                 Ok(Err(_)) | Err(_) => answer(Answer::NoReplica, Bytes::new()),
+            }
+        }
+        wire::CHANGE => {
+            let Ok(ProposeChange { group, replica, change }) = decode(&request.meta) else { return malformed() };
+            let key = Key { group, replica };
+            ask(&shared, key, request.deadline, |waiter| Input::Change { key, change, waiter }).await
+        }
+        wire::MEMBERS => match decode::<WhoBelongs>(&request.meta) {
+            Ok(who) => answer(Answer::Reply, encode(&shared.told(who.group)).into()),
+            Err(_) => malformed(),
+        },
+        wire::CREATE => {
+            let Ok(Create { group, replica, drive }) = decode(&request.meta) else { return malformed() };
+            let key = Key { group, replica };
+            ask_drive(&shared, drive, request.deadline, |waiter| Input::Create { key, waiter }).await
+        }
+        wire::REMOVE => {
+            let Ok(Remove { group, replica, members }) = decode(&request.meta) else { return malformed() };
+            let key = Key { group, replica };
+            match shared.drive_of(key) {
+                Some(drive) => ask_drive(&shared, drive, request.deadline, |waiter| Input::Remove { key, members, waiter }).await,
+                None => answer(Answer::Reply, Bytes::new()),
             }
         }
         wire::SNAPSHOT_PAGE => match decode::<PageRequest>(&request.meta) {
@@ -82,10 +101,24 @@ async fn serve(shared: Arc<Switchboard>, request: Request) -> Reply {
     }
 }
 
+fn malformed() -> Reply {
+    answer(Answer::Malformed, Bytes::new())
+}
+
 /// Ask a replica of this node and wait for its answer, at most until `deadline`.
 async fn ask(shared: &Switchboard, key: Key, deadline: time::Instant, input: impl FnOnce(Waiter) -> Input) -> Reply {
     let (waiter, wait) = oneshot::channel();
-    match shared.offer(key, input(waiter)) {
+    answered(shared.offer(key, input(waiter)), wait, deadline).await
+}
+
+/// Ask the driver of a drive of this node.
+async fn ask_drive(shared: &Switchboard, drive: DriveId, deadline: time::Instant, input: impl FnOnce(Waiter) -> Input) -> Reply {
+    let (waiter, wait) = oneshot::channel();
+    answered(shared.tell(drive, input(waiter)), wait, deadline).await
+}
+
+async fn answered(taken: Result<(), Refused>, wait: oneshot::Receiver<(Answer, Bytes)>, deadline: time::Instant) -> Reply {
+    match taken {
         Ok(()) => {}
         Err(Refused::Busy) => return answer(Answer::Busy, Bytes::new()),
         Err(Refused::NoReplica) => return answer(Answer::NoReplica, Bytes::new()),
@@ -97,28 +130,17 @@ async fn ask(shared: &Switchboard, key: Key, deadline: time::Instant, input: imp
     }
 }
 
-fn lives_there(shared: &Switchboard, group: GroupId, replica: ReplicaId, node: NodeId) -> bool {
-    let spec = shared.groups.get(&group);
-    spec.is_some_and(|spec| spec.voters.iter().any(|voter| voter.replica == replica && voter.node == node))
-}
-
 /// Pass on what another node's replicas say, if they live there.
 fn take_frame(shared: &Switchboard, from: NodeId, meta: &[u8], mut body: Bytes) {
     let Ok(frame) = decode::<Frame>(meta) else { return };
-    let lives_there = |group: GroupId, replica: ReplicaId| lives_there(shared, group, replica, from);
     for message in frame.messages {
-        let (group, sender) = (message.group, message.from);
-        let key = Key { group, replica: message.to };
+        let key = Key { group: message.group, replica: message.to };
         // A malformed message leaves the body at an unknown place: nothing after it can be told apart.
         let Some(message) = message.into_raft(&mut body) else { return };
-        if lives_there(group, sender) {
-            shared.route(key, Input::Message { key, message });
-        }
+        // Whether the sender may speak for itself from there is for the replica to say.
+        shared.route(key, Input::Message { key, from, message });
     }
     for note in frame.notes {
-        let (Note::Hash { group, from: sender, .. } | Note::SnapshotFailed { group, from: sender, .. }) = &note;
-        if lives_there(*group, *sender) {
-            shared.route(note.to(), Input::Note(note));
-        }
+        shared.route(note.to(), Input::Note { from, note });
     }
 }

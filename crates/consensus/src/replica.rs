@@ -4,14 +4,15 @@
 //! at most one job (apply, checkpoint or switch) works on the state at a time, in order.
 
 use crate::StateMachine;
-use crate::host::{GroupSpec, ReplicaStatus, Settings};
+use crate::host::{ReplicaPlace, ReplicaStatus, Settings};
 use crate::log::{Hard, Key, Start};
+use crate::members::{Change, MEMBERS_MAX, Members};
 use crate::state::State;
 use crate::store::Store;
 use crate::wire::Answer;
 use bytes::Bytes;
-use protocol::{DriveId, ReplicaId};
-use raft::eraftpb::{Entry, Message};
+use protocol::{DriveId, NodeId, ReplicaId, wire};
+use raft::eraftpb::{Entry, EntryType, Message};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 use runtime::sync::oneshot;
 use runtime::time::Instant;
@@ -29,6 +30,11 @@ const READ_FLIGHTS_MAX: usize = 4;
 const READ_TICKS: u64 = 3;
 /// Bytes of uncommitted entries that a leader holds; beyond it the group is busy.
 const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
+
+/// Entries that a learner may lack when it is made a voter.
+const CAUGHT_UP_ENTRIES: u64 = 128;
+/// Ticks in which a leader that will not stay a voter tries to hand leadership over.
+const HANDOVER_TICKS: u64 = 30;
 
 /// Who waits for an answer of the state machine.
 pub(crate) type Waiter = oneshot::Sender<(Answer, Bytes)>;
@@ -74,7 +80,12 @@ pub(crate) struct Switching {
 
 pub(crate) struct Replica {
     pub key: Key,
-    pub spec: GroupSpec,
+    /// As applied here, or as the snapshot has it that Raft took last.
+    pub members: Members,
+    /// Nodes of replicas that spoke to this one and that it does not know as members yet.
+    met: BTreeMap<ReplicaId, NodeId>,
+    /// Ticks that this replica leads in a joint configuration.
+    joint_ticks: u64,
     pub raw: RawNode<Store>,
     pub machine: Arc<dyn StateMachine>,
     pub state: Arc<State>,
@@ -119,7 +130,6 @@ pub(crate) struct Replica {
 /// The parts that a replica is opened from.
 pub(crate) struct Opened {
     pub key: Key,
-    pub spec: GroupSpec,
     pub machine: Arc<dyn StateMachine>,
     pub state: State,
     pub file: u64,
@@ -130,11 +140,11 @@ pub(crate) struct Opened {
 
 impl Replica {
     pub(crate) fn new(opened: Opened, settings: &Settings) -> Result<Replica, raft::Error> {
-        let Opened { key, spec, machine, state, file, mut hard, start, entries } = opened;
+        let Opened { key, machine, state, file, mut hard, start, entries } = opened;
         let meta = state.meta();
         // The commit index is written lazily; what was applied had been committed.
         hard.commit = hard.commit.max(meta.applied);
-        let store = Store::new(hard, meta.voters.clone(), start, entries);
+        let store = Store::new(hard, meta.members.to_raft(), start, entries);
         let config = Config {
             id: key.replica.0,
             election_tick: settings.election_ticks,
@@ -154,7 +164,9 @@ impl Replica {
         let incarnation = if runtime::planted("readindex-context-reused") { 0 } else { runtime::entropy::u64() };
         Ok(Replica {
             key,
-            spec,
+            members: meta.members,
+            met: BTreeMap::new(),
+            joint_ticks: 0,
             raw,
             machine,
             applied: meta.applied,
@@ -192,6 +204,11 @@ impl Replica {
         self.raw.raft.state == StateRole::Leader
     }
 
+    /// Where the others are, and who leaves among them.
+    pub(crate) fn others(&self) -> Vec<ReplicaPlace> {
+        self.members.all().filter(|place| place.replica != self.key.replica).copied().collect()
+    }
+
     fn leader(&self) -> Option<ReplicaId> {
         Some(self.raw.raft.leader_id).filter(|id| *id != raft::INVALID_ID).map(ReplicaId)
     }
@@ -210,6 +227,7 @@ impl Replica {
             // Raft says term 0 of what lies outside of its log.
             persisted: self.raw.raft.raft_log.term(persisted).ok().filter(|term| *term > 0).map(|term| (persisted, term)),
             state_hash: meta.state_hash,
+            members: Some(self.members.clone()),
             trouble: self.diverged.then(|| "its state differs from that of another replica".to_owned()),
             to_be_replaced: false,
             healed: self.healed.clone(),
@@ -239,6 +257,130 @@ impl Replica {
                 let _ = waiter.send((answer, Bytes::new()));
             }
         }
+    }
+
+    /// Propose a change of the members; the waiter is told what they are when it is applied.
+    pub(crate) fn propose_change(&mut self, change: Change, waiter: Waiter) {
+        let answer = |answer: Answer, waiter: Waiter| {
+            let _ = waiter.send((answer, Bytes::new()));
+        };
+        if !self.leads() {
+            return answer(Answer::NotLeader { leader: self.leader() }, waiter);
+        }
+        if self.raw.raft.lead_transferee.is_some() {
+            return answer(Answer::Dropped, waiter);
+        }
+        // One at a time: the next is judged by what the one before came to. A new leader first applies what it found.
+        if self.raw.raft.has_pending_conf() || self.proposals.len() >= PROPOSALS_MAX {
+            return answer(Answer::Behind, waiter);
+        }
+        let mut then = self.members.clone();
+        match then.take(change) {
+            Ok(true) => {}
+            told => {
+                let told = told.map(|_| &self.members);
+                let _ = waiter.send((Answer::Reply, wire::encode(&told).into()));
+                return;
+            }
+        }
+        if let Change::Exchange { enters, .. } = change
+            && !self.may_enter(enters, &then)
+        {
+            return answer(Answer::Behind, waiter);
+        }
+        // What Raft does with a proposal, but without protobuf in the entry: nothing in a log or on the wire is parsed as such.
+        let index = self.raw.raft.raft_log.last_index() + 1;
+        let mut entry = Entry::default();
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+        entry.data = change.encode().into();
+        if !self.raw.raft.append_entry(&mut [entry]) {
+            return answer(Answer::Busy, waiter);
+        }
+        self.raw.raft.pending_conf_index = index;
+        self.raw.raft.bcast_append();
+        self.proposals.insert(index, Proposal { term: self.raw.raft.term, waiter });
+    }
+
+    /// Whether a learner has most of the log, and the voters after the exchange are enough of them heard of.
+    fn may_enter(&self, enters: ReplicaId, then: &Members) -> bool {
+        let progress = self.raw.raft.prs();
+        let heard = |id: ReplicaId| id == self.key.replica || progress.get(id.0).is_some_and(|one| one.recent_active);
+        let last = self.raw.raft.raft_log.last_index();
+        let caught_up = progress.get(enters.0).is_some_and(|one| one.matched + CAUGHT_UP_ENTRIES >= last);
+        let living = then.voters.iter().filter(|voter| heard(voter.replica)).count();
+        caught_up && heard(enters) && living > then.voters.len() / 2
+    }
+
+    /// A tick went by: whoever leads brings an exchange of voters to its end, whoever began it. A leader that does not
+    /// stay a voter hands leadership over first, for a while.
+    pub(crate) fn finish_exchange(&mut self) {
+        let Some(step) = self.members.next_step().filter(|_| self.leads()) else {
+            self.joint_ticks = 0;
+            return;
+        };
+        if self.raw.raft.has_pending_conf() || (step == Change::Leave && runtime::planted("joint-left-automatically")) {
+            return;
+        }
+        self.joint_ticks += 1;
+        if !self.members.is_voter(self.key.replica) && self.joint_ticks < HANDOVER_TICKS {
+            if self.raw.raft.lead_transferee.is_none()
+                && let Some(successor) = self.successor()
+            {
+                self.raw.transfer_leader(successor);
+            }
+            return;
+        }
+        runtime::probe!("consensus-joint-configuration-left-by-its-leader");
+        let (waiter, _) = oneshot::channel();
+        self.propose_change(step, waiter);
+    }
+
+    /// Let Raft follow changes that were applied. True if this replica left its group for good.
+    pub(crate) fn follow(&mut self, changes: Vec<(Change, Members)>) -> bool {
+        for (change, members) in changes {
+            if let Some(change) = change.to_raft() {
+                self.raw.apply_conf_change(&change).expect("Raft takes every step that the members took");
+            }
+            let conf = self.raw.raft.prs().conf().to_conf_state();
+            assert!(members.is_as(&conf), "{}: Raft is at {conf:?}, the state at {members:?}", self.key);
+            self.members = members;
+        }
+        if self.leads() && !self.members.has_vote(self.key.replica) {
+            // Raft leaves it to us.
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, raft::INVALID_ID);
+        }
+        self.met.retain(|replica, _| *replica > self.members.last);
+        self.members.is_gone(self.key.replica)
+    }
+
+    /// Whether nobody sends it entries, as far as it knows: a new one, or one that left.
+    pub(crate) fn is_outside(&self) -> bool {
+        !self.members.has_vote(self.key.replica) && !self.members.is_learner(self.key.replica)
+    }
+
+    /// Whether it is the only voter.
+    pub(crate) fn votes_alone(&self) -> bool {
+        let alone = |voters: &[ReplicaPlace]| voters.iter().all(|voter| voter.replica == self.key.replica);
+        self.members.voters.len() == 1 && alone(&self.members.voters) && alone(&self.members.outgoing)
+    }
+
+    /// `from` speaks to this replica from `node`. A replica that lags may be led by one that it has not heard of yet:
+    /// its node is remembered. False for who is not where the configuration has it.
+    pub(crate) fn meet(&mut self, from: ReplicaId, node: NodeId) -> bool {
+        if let Some(known) = self.members.place(from) {
+            return known.node == node;
+        }
+        if self.met.len() >= MEMBERS_MAX && !self.met.contains_key(&from) {
+            self.met.pop_first();
+        }
+        self.met.insert(from, node);
+        true
+    }
+
+    /// Where a replica of the group is.
+    pub(crate) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        self.members.place(replica).map(|place| place.node).or_else(|| self.met.get(&replica).copied())
     }
 
     /// This replica no longer leads: its proposals may be committed by the next leader, or not.
@@ -364,9 +506,10 @@ impl Replica {
                 tracing::error!(replica = %self.key, index, hash, ?heard, "replicas that applied the same entries hold different states");
                 self.diverged = true;
             }
-            for other in heard.values().filter(|other| *other != hash) {
-                let count = heard.values().filter(|one| *one == other).count();
-                if count > self.spec.voters.len() / 2 {
+            let voters = || heard.iter().filter(|(from, _)| self.members.is_voter(**from)).map(|(_, hash)| hash);
+            for other in voters().filter(|other| *other != hash) {
+                let count = voters().filter(|one| *one == other).count();
+                if count > self.members.voters.len() / 2 {
                     return true;
                 }
             }
@@ -381,7 +524,8 @@ impl Replica {
 
     /// The voter who is to lead if this node goes: the one that has most of the log.
     pub(crate) fn successor(&self) -> Option<u64> {
-        let others = self.raw.raft.prs().iter().filter(|(id, progress)| **id != self.key.replica.0 && progress.recent_active);
+        let may = |id: u64| id != self.key.replica.0 && self.members.is_voter(ReplicaId(id));
+        let others = self.raw.raft.prs().iter().filter(|(id, progress)| may(**id) && progress.recent_active);
         others.max_by_key(|(id, progress)| (progress.matched, **id)).map(|(id, _)| *id)
     }
 

@@ -52,6 +52,7 @@ pub(crate) struct StateHash(pub u64);
 impl StateHash {
     pub(crate) const TAG_ROWS: u8 = 1;
     pub(crate) const TAG_SESSIONS: u8 = 2;
+    pub(crate) const TAG_MEMBERS: u8 = 3;
 
     /// Take in one write; `None` is a removal.
     pub(crate) fn write(&mut self, tag: u8, key: &[u8], value: Option<&[u8]>) {

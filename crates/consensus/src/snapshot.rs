@@ -45,7 +45,7 @@ impl Offers {
         let offer = SnapshotOffer {
             index: meta.applied,
             term: meta.term,
-            voters: meta.voters.clone(),
+            members: meta.members.clone(),
             token,
             rows,
             rows_hash,
@@ -116,7 +116,7 @@ pub(crate) async fn fetch(rpc: Rpc, from: NodeId, offer: SnapshotOffer, target: 
         key: target.key,
         applied: offer.index,
         term: offer.term,
-        voters: offer.voters.clone(),
+        members: offer.members.clone(),
         state_hash: offer.state_hash,
         marks: offer.marks.clone(),
     };

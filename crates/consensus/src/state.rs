@@ -1,6 +1,6 @@
 //! The state of one replica: rows, sessions and what was applied, in one redb database.
 //!
-//! Always holds: applied index, its term, the voters, the rolling hash and the rows change in one transaction, so a
+//! Always holds: applied index, its term, the members, the rolling hash and the rows change in one transaction, so a
 //! state on a drive is the state after exactly `applied` entries. Applying does not sync (the log already did); a
 //! checkpoint makes the state durable, and only behind a checkpoint may the log be cut.
 //!
@@ -8,7 +8,8 @@
 
 use crate::StateMachine;
 use crate::backend::Backend;
-use crate::log::Key;
+use crate::log::{Key, kind_of};
+use crate::members::{Change, Members, Refused};
 use crate::rows::{ROWS, Rows, RowsMut, SESSIONS, StateHash, StorageFailure, decode_value, encode_value};
 use crate::session;
 use crate::wire::{self, Answer};
@@ -91,7 +92,7 @@ pub(crate) struct Meta {
     pub applied: u64,
     /// Term of the entry at `applied`.
     pub term: u64,
-    pub voters: Vec<u64>,
+    pub members: Members,
     pub state_hash: u64,
     /// (applied index, rolling hash) at the latest multiples of the mark interval.
     pub marks: Vec<(u64, u64)>,
@@ -103,13 +104,17 @@ pub(crate) struct State {
     /// As of the last commit.
     meta: Mutex<Meta>,
     mark_interval: u64,
+    /// Members as of the last checkpoint; only the planted bug that writes them apart looks at it.
+    apart: Mutex<Members>,
 }
 
 /// The outcome of applying a run of entries.
 pub(crate) struct Applied {
     pub meta: Meta,
-    /// Index, term and answer of every command.
+    /// Index, term and answer of every command and change.
     pub answers: Vec<(u64, u64, Answer, Bytes)>,
+    /// Changes of the members that took effect, each with what came of it.
+    pub changes: Vec<(Change, Members)>,
     pub bytes: usize,
 }
 
@@ -160,7 +165,7 @@ impl State {
         write_meta(&transaction, &meta)?;
         transaction.commit()?;
         disk.sync_dir(crate::log::FOLDER)?;
-        Ok(State { database, meta: Mutex::new(meta), mark_interval })
+        Ok(State { database, apart: Mutex::new(meta.members.clone()), meta: Mutex::new(meta), mark_interval })
     }
 
     /// Open the state in the file `name` as of its last checkpoint.
@@ -176,7 +181,7 @@ impl State {
         if meta.key != key {
             return Err(Error::new(format!("{name} is of {}", meta.key)));
         }
-        Ok(State { database, meta: Mutex::new(meta), mark_interval })
+        Ok(State { database, apart: Mutex::new(meta.members.clone()), meta: Mutex::new(meta), mark_interval })
     }
 
     /// What was applied, as of the last commit.
@@ -189,6 +194,7 @@ impl State {
         let mut meta = self.meta();
         let mut hash = StateHash(meta.state_hash);
         let mut answers = Vec::with_capacity(entries.len());
+        let mut changes = Vec::new();
         let mut bytes = 0;
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::None)?;
@@ -198,8 +204,15 @@ impl State {
             for entry in entries {
                 assert_eq!(entry.index, meta.applied + 1, "entries are applied one after another, each once");
                 bytes += entry.data.len();
-                // A new leader's first entry is empty.
-                if !entry.data.is_empty() {
+                if kind_of(entry) == 1 {
+                    let outcome = take_change(rows.hash(), &mut meta.members, &entry.data)?;
+                    if let Ok(Some(change)) = outcome {
+                        changes.push((change, meta.members.clone()));
+                    }
+                    let told = outcome.map(|_| &meta.members);
+                    answers.push((entry.index, entry.term, Answer::Reply, encode(&told).into()));
+                } else if !entry.data.is_empty() {
+                    // A new leader's first entry is empty.
                     let (answer, reply) = apply_one(&mut rows, &mut sessions, machine, &entry.data);
                     answers.push((entry.index, entry.term, answer, reply));
                 }
@@ -216,7 +229,7 @@ impl State {
         write_meta(&transaction, &meta)?;
         transaction.commit()?;
         *self.meta.lock().expect("no holder panics") = meta.clone();
-        Ok(Applied { meta, answers, bytes })
+        Ok(Applied { meta, answers, changes, bytes })
     }
 
     /// Make the state durable as it is; says what it holds.
@@ -226,7 +239,12 @@ impl State {
         transaction.set_durability(Durability::Immediate)?;
         // Opening after a crash must not walk the whole database.
         transaction.set_quick_repair(true);
-        write_meta(&transaction, &meta)?;
+        if runtime::planted("configuration-apart-from-applied-index") {
+            let before = std::mem::replace(&mut *self.apart.lock().expect("no holder panics"), meta.members.clone());
+            write_meta(&transaction, &Meta { members: before, ..meta.clone() })?;
+        } else {
+            write_meta(&transaction, &meta)?;
+        }
         transaction.commit()?;
         Ok(meta)
     }
@@ -277,6 +295,18 @@ impl State {
         self.checkpoint()?;
         Ok(())
     }
+}
+
+/// Take a step to other members; the change if anything changed. The outer error stops the replica: it would go on with
+/// other members than the rest of its group.
+fn take_change(hash: &mut StateHash, members: &mut Members, data: &[u8]) -> Result<Result<Option<Change>, Refused>, Error> {
+    let change = Change::decode(data).ok_or_else(|| Error::new("it holds a change of members that this node does not know".to_owned()))?;
+    let taken = members.take(change);
+    if taken == Ok(true) {
+        // Replicas that disagree about who belongs must show it (I9).
+        hash.write(StateHash::TAG_MEMBERS, b"members", Some(&encode(members)));
+    }
+    Ok(taken.map(|changed| changed.then_some(change)))
 }
 
 /// Apply one command under its session.

@@ -5,6 +5,7 @@
 
 use crate::log::{Hard, Start};
 use crate::wire::SnapshotOffer;
+use protocol::ReplicaId;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 use std::collections::VecDeque;
@@ -12,7 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) struct Store {
     pub hard: Hard,
-    pub voters: Vec<u64>,
+    /// As of the applied index at the opening; later ones are Raft's own business.
+    conf: ConfState,
     pub start: Start,
     entries: VecDeque<Entry>,
     bytes: usize,
@@ -27,8 +29,8 @@ fn weight(entry: &Entry) -> usize {
 }
 
 impl Store {
-    pub(crate) fn new(hard: Hard, voters: Vec<u64>, start: Start, entries: impl IntoIterator<Item = Entry>) -> Store {
-        let mut store = Store { hard, voters, start, entries: VecDeque::new(), bytes: 0, offer: None, wanted: AtomicBool::new(false) };
+    pub(crate) fn new(hard: Hard, conf: ConfState, start: Start, entries: impl IntoIterator<Item = Entry>) -> Store {
+        let mut store = Store { hard, conf, start, entries: VecDeque::new(), bytes: 0, offer: None, wanted: AtomicBool::new(false) };
         store.append(&entries.into_iter().collect::<Vec<_>>());
         store
     }
@@ -90,9 +92,8 @@ impl Store {
     }
 
     /// A snapshot took the place of everything.
-    pub(crate) fn reset(&mut self, start: Start, voters: Vec<u64>) {
+    pub(crate) fn reset(&mut self, start: Start) {
         self.start = start;
-        self.voters = voters;
         self.entries.clear();
         self.bytes = 0;
         self.offer = None;
@@ -103,9 +104,7 @@ impl Storage for Store {
     fn initial_state(&self) -> Result<RaftState> {
         let mut hard = HardState::default();
         (hard.term, hard.vote, hard.commit) = (self.hard.term, self.hard.vote, self.hard.commit);
-        let mut conf = ConfState::default();
-        conf.set_voters(self.voters.clone());
-        Ok(RaftState::new(hard, conf))
+        Ok(RaftState::new(hard, self.conf.clone()))
     }
 
     fn entries(&self, low: u64, high: u64, max_size: impl Into<Option<u64>>, _: GetEntriesContext) -> Result<Vec<Entry>> {
@@ -147,10 +146,14 @@ impl Storage for Store {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
         match &self.offer {
-            // Whoever installs it must be able to go on from this log.
-            Some(offer) if offer.index >= request_index && offer.index >= self.start.index => Ok(offer.to_raft()),
+            // Whoever installs it must be able to go on from this log, and a new replica find itself in it.
+            Some(offer)
+                if offer.index >= request_index && offer.index >= self.start.index && offer.members.place(ReplicaId(to)).is_some() =>
+            {
+                Ok(offer.to_raft())
+            }
             _ => {
                 self.wanted.store(true, Ordering::Relaxed);
                 Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
@@ -169,7 +172,7 @@ mod tests {
 
     #[test]
     fn appending_replaces_the_tail_and_cutting_keeps_what_is_above() {
-        let mut store = Store::new(Hard::default(), vec![1], Start::default(), (1..=5).map(|index| entry(index, 1)));
+        let mut store = Store::new(Hard::default(), ConfState::default(), Start::default(), (1..=5).map(|index| entry(index, 1)));
         store.append(&[entry(4, 2)]);
         assert_eq!((store.last(), store.term(4).unwrap(), store.term(3).unwrap()), (4, 2, 1));
         assert_eq!(store.cut(3, 0), Some(Start { index: 3, term: 1 }));
@@ -178,7 +181,7 @@ mod tests {
         assert_eq!(store.term(2), Err(Error::Store(StorageError::Compacted)));
         assert_eq!(store.entries(4, 5, None, GetEntriesContext::empty(false)).unwrap(), vec![entry(4, 2)]);
         assert!(store.entries(3, 5, None, GetEntriesContext::empty(false)).is_err());
-        store.reset(Start { index: 9, term: 3 }, vec![1]);
+        store.reset(Start { index: 9, term: 3 });
         assert_eq!((store.first_index().unwrap(), store.last(), store.bytes()), (10, 9, 0));
     }
 }

@@ -1,12 +1,13 @@
 //! What travels between the replicas of a group, and between a client and a group.
 //!
 //! Raft's messages are converted to words of our own: no protobuf is parsed from the network. What cannot occur
-//! (local messages, membership entries, ids that are no voters) is refused here, before Raft sees it.
+//! (local messages, entries of unknown kinds, gaps) is refused here, before Raft sees it.
 
-use crate::log::{Key, Run};
+use crate::log::{Key, Run, kind_of, type_of};
+use crate::members::{Change, Members};
 use bytes::Bytes;
-use protocol::{GroupId, ReplicaId, wire};
-use raft::eraftpb::{self, EntryType, MessageType};
+use protocol::{DriveId, GroupId, ReplicaId, wire};
+use raft::eraftpb::{self, MessageType};
 use runtime::rpc::Method;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,14 @@ pub(crate) const PROPOSE: Method = Method(0x0202);
 pub(crate) const READ: Method = Method(0x0203);
 /// One page of the rows of a snapshot.
 pub(crate) const SNAPSHOT_PAGE: Method = Method(0x0204);
+/// Propose a change of a group's members to a replica.
+pub(crate) const CHANGE: Method = Method(0x0205);
+/// Who belongs to a group, as this node knows it.
+pub(crate) const MEMBERS: Method = Method(0x0206);
+/// Create a replica on a drive of this node, which belongs to nothing until its group says so.
+pub(crate) const CREATE: Method = Method(0x0207);
+/// Remove a replica of this node that left its group.
+pub(crate) const REMOVE: Method = Method(0x0208);
 
 /// What a replica has of entries that another one of its group lost.
 pub(crate) const FETCH: Method = Method(0x0220);
@@ -55,6 +64,8 @@ pub(crate) struct Message {
 pub(crate) struct Entry {
     pub term: u64,
     pub index: u64,
+    /// 0 a command, 1 a change of members.
+    pub kind: u8,
     pub bytes: u32,
 }
 
@@ -63,7 +74,7 @@ pub(crate) struct Entry {
 pub(crate) struct SnapshotOffer {
     pub index: u64,
     pub term: u64,
-    pub voters: Vec<u64>,
+    pub members: Members,
     /// Names the frozen rows at the sender.
     pub token: u64,
     pub rows: u64,
@@ -103,7 +114,8 @@ pub(crate) struct Fetched {
 pub(crate) fn split_entries<'e>(entries: impl IntoIterator<Item = &'e eraftpb::Entry>, body: &mut Vec<Bytes>) -> Vec<Entry> {
     let mut split = Vec::new();
     for entry in entries {
-        split.push(Entry { term: entry.term, index: entry.index, bytes: u32::try_from(entry.data.len()).expect("commands are bounded") });
+        let bytes = u32::try_from(entry.data.len()).expect("commands are bounded");
+        split.push(Entry { term: entry.term, index: entry.index, kind: kind_of(entry), bytes });
         if !entry.data.is_empty() {
             body.push(entry.data.clone());
         }
@@ -119,7 +131,7 @@ pub(crate) fn join_entries(entries: Vec<Entry>, mut body: Bytes) -> Option<Vec<e
             return None;
         }
         let mut one = eraftpb::Entry::default();
-        one.set_entry_type(EntryType::EntryNormal);
+        one.set_entry_type(type_of(entry.kind)?);
         (one.term, one.index) = (entry.term, entry.index);
         one.data = body.split_to(entry.bytes as usize);
         joined.push(one);
@@ -134,12 +146,25 @@ pub(crate) enum Note {
     Hash { group: GroupId, to: ReplicaId, from: ReplicaId, index: u64, hash: u64 },
     /// `from` could not fetch the snapshot that the leader `to` offered.
     SnapshotFailed { group: GroupId, to: ReplicaId, from: ReplicaId },
+    /// `from` applied a configuration that `to` left for good: it has nothing to say, and may go.
+    Gone { group: GroupId, to: ReplicaId, from: ReplicaId },
+    /// Nobody sends `from` entries: has it left for good?
+    AmIGone { group: GroupId, to: ReplicaId, from: ReplicaId },
 }
 
 impl Note {
     pub(crate) fn to(&self) -> Key {
         match self {
-            Note::Hash { group, to, .. } | Note::SnapshotFailed { group, to, .. } => Key { group: *group, replica: *to },
+            Note::Hash { group, to, .. }
+            | Note::SnapshotFailed { group, to, .. }
+            | Note::Gone { group, to, .. }
+            | Note::AmIGone { group, to, .. } => Key { group: *group, replica: *to },
+        }
+    }
+
+    pub(crate) fn from(&self) -> ReplicaId {
+        match self {
+            Note::Hash { from, .. } | Note::SnapshotFailed { from, .. } | Note::Gone { from, .. } | Note::AmIGone { from, .. } => *from,
         }
     }
 }
@@ -165,6 +190,43 @@ pub(crate) struct Read {
     pub replica: ReplicaId,
 }
 
+/// Propose `change` to a replica. Answered with a `Result<Members, Refused>` in the body.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ProposeChange {
+    pub group: GroupId,
+    pub replica: ReplicaId,
+    pub change: Change,
+}
+
+/// Answered with an `Option<Told>` in the body.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WhoBelongs {
+    pub group: GroupId,
+}
+
+/// What a node knows of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub members: Members,
+    pub leader: Option<ReplicaId>,
+}
+
+/// Create the replica on `drive` of the node that is asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Create {
+    pub group: GroupId,
+    pub replica: ReplicaId,
+    pub drive: DriveId,
+}
+
+/// Remove a replica. `members` is the proof: a configuration of its group that it left.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Remove {
+    pub group: GroupId,
+    pub replica: ReplicaId,
+    pub members: Members,
+}
+
 /// The answer to a proposal or a query; what the state machine said is in the body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
@@ -186,6 +248,10 @@ pub(crate) enum Answer {
     /// This node has no such replica, or it is damaged or stopped.
     NoReplica,
     Malformed,
+    /// A learner does not have most of the log yet, or does not answer: ask again.
+    Behind,
+    /// Not done, for the reason in the body (text).
+    Failed,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -230,7 +296,8 @@ impl Message {
         };
         let mut entries = Vec::with_capacity(message.entries.len());
         for entry in message.entries.iter() {
-            entries.push(Entry { term: entry.term, index: entry.index, bytes: u32::try_from(entry.data.len()).ok()? });
+            let bytes = u32::try_from(entry.data.len()).ok()?;
+            entries.push(Entry { term: entry.term, index: entry.index, kind: kind_of(entry), bytes });
             if !entry.data.is_empty() {
                 body.push(entry.data.clone());
             }
@@ -285,7 +352,7 @@ impl Message {
                 return None;
             }
             let mut converted = eraftpb::Entry::default();
-            converted.set_entry_type(EntryType::EntryNormal);
+            converted.set_entry_type(type_of(entry.kind)?);
             converted.term = entry.term;
             converted.index = entry.index;
             converted.data = body.split_to(bytes);
@@ -314,7 +381,7 @@ impl SnapshotOffer {
         let metadata = snapshot.mut_metadata();
         metadata.index = self.index;
         metadata.term = self.term;
-        metadata.mut_conf_state().set_voters(self.voters.clone());
+        metadata.set_conf_state(self.members.to_raft());
         snapshot
     }
 }
@@ -367,7 +434,9 @@ mod tests {
         (message.to, message.from, message.term, message.log_term, message.index) = (2, 1, 5, 4, 10);
         let entry =
             |index, data: &'static [u8]| eraftpb::Entry { term: 5, index, data: Bytes::from_static(data), ..eraftpb::Entry::default() };
-        message.set_entries(vec![entry(11, b"one"), entry(12, b""), entry(13, b"three")].into());
+        let mut change = entry(13, b"three");
+        change.set_entry_type(eraftpb::EntryType::EntryConfChangeV2);
+        message.set_entries(vec![entry(11, b"one"), entry(12, b""), change].into());
         message
     }
 
@@ -396,6 +465,7 @@ mod tests {
         assert!(convert(&|message| message.index = 11).is_none());
         assert!(convert(&|message| message.index = u64::MAX).is_none());
         assert!(convert(&|message| message.entries[0].bytes = 1 << 30).is_none());
+        assert!(convert(&|message| message.entries[1].kind = 2).is_none(), "an entry of a kind that there is not");
         assert!(convert(&|message| message.kind = 8).is_none(), "a read with three entries");
         assert!(convert(&|message| message.kind = 4).is_none(), "a snapshot without an offer");
         let mut local = eraftpb::Message::default();

@@ -437,3 +437,56 @@ fn one_host_with_five_drives_goes_on_without_any_two_of_them() {
         }
     });
 }
+
+#[test]
+fn a_dead_voter_is_exchanged_and_the_one_that_left_never_votes_again() {
+    runtime::process::block_on(async {
+        let settings = Settings { checkpoint_bytes: 16 << 10, tail_bytes: 1 << 10, ..quick() };
+        let mut cluster = Cluster::start(3, 1, settings).await;
+        // A fourth node, with nothing on it.
+        cluster.folders.push(tempfile::tempdir().unwrap());
+        cluster.open(4, Bootstrap::First).await;
+        let leader = cluster.leader().await;
+        let client = cluster.client();
+        for next in 1..=100 {
+            client.propose(GROUP, session(next, next), append(1, next, 500), within(10)).await.unwrap();
+        }
+        let dead = (1..=3).find(|node| *node != leader).unwrap();
+        cluster.kill(dead).await;
+        let client = cluster.nodes[&leader].host.client();
+        let enters = ReplicaPlace { replica: ReplicaId(4), node: NodeId(4), drive: DriveId(4) };
+        let members = client.exchange(GROUP, enters, ReplicaId(dead), within(20)).await.unwrap();
+        assert!(members.is_voter(ReplicaId(4)) && members.is_gone(ReplicaId(dead)) && !members.is_joint());
+        // Once more: it is so already.
+        assert_eq!(client.exchange(GROUP, enters, ReplicaId(dead), within(20)).await.unwrap(), members);
+        let again = ReplicaPlace { replica: ReplicaId(dead), node: NodeId(dead), drive: DriveId(dead) };
+        assert!(client.exchange(GROUP, again, ReplicaId(4), within(2)).await.is_err(), "an id is never used again");
+        // It comes back, is told that it left, and goes.
+        cluster.open(dead, Bootstrap::Again).await;
+        let raft = cluster.folders[dead as usize - 1].path().join("raft");
+        let files = || {
+            let names = std::fs::read_dir(&raft).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.filter(|name| name.starts_with('g')).collect::<Vec<String>>()
+        };
+        let end = within(20);
+        while !files().is_empty() {
+            assert!(time::now() < end, "{:?} {:?}", files(), cluster.nodes[&dead].host.status());
+            time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(cluster.nodes[&dead].host.status().is_empty(), "{:?}", cluster.nodes[&dead].host.status());
+        assert!(client.create_replica(GROUP, again, within(2)).await.is_err(), "its log knows that it left");
+        cluster.kill(dead).await;
+        // The others live on, and remember over a restart who they are.
+        for node in (1..=4).filter(|node| *node != dead) {
+            cluster.kill(node).await;
+        }
+        for node in 1..=4 {
+            cluster.open(node, Bootstrap::Again).await;
+        }
+        // A client that knows nothing but the founding finds them.
+        assert_eq!(list(&cluster.client()).await, (1..=100).collect::<Vec<_>>());
+        cluster.agree().await;
+        let running: Vec<u64> = cluster.nodes.values().flat_map(|node| node.host.status()).map(|one| one.replica.0).collect();
+        assert_eq!(running, (1..=4).filter(|node| *node != dead).collect::<Vec<_>>());
+    });
+}

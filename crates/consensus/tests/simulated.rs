@@ -1,5 +1,6 @@
-//! Groups of five replicas under kills, power cuts, pauses and partitions: no acknowledged command is lost, none is
-//! applied twice, no read is stale, and all replicas end up equal.
+//! Groups of five replicas under kills, power cuts, pauses and partitions, while an operator who may be killed, too,
+//! exchanges their voters over seven nodes: no acknowledged command is lost, none is applied twice, no read is stale, no
+//! replica id is used twice, and every group ends up with five voters that are equal and none else.
 //!
 //! `--seed N` runs one seed, `--seeds N` that many, `--plant NAME` with a planted bug; without arguments a few seeds,
 //! the first one twice.
@@ -29,7 +30,8 @@ mod simulated {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    const NODES: u64 = 5;
+    const NODES: u64 = 7;
+    const VOTERS: u64 = 5;
     const GROUPS: u64 = 2;
     const CLIENTS: u64 = 3;
 
@@ -83,14 +85,14 @@ mod simulated {
     }
 
     fn rpc(node: u64) -> Rpc {
-        let peers: BTreeMap<_, _> = (1..=NODES + CLIENTS + 1).map(|node| (NodeId(node), address(node))).collect();
+        let peers: BTreeMap<_, _> = (1..=NODES + CLIENTS + 2).map(|node| (NodeId(node), address(node))).collect();
         let secret = Secret(b"secret".as_slice().into());
         Rpc::new(runtime::rpc::Settings { node: NodeId(node), cluster: ClusterId(5), secret, listen: address(node), peers })
     }
 
     fn groups() -> Vec<GroupSpec> {
         let place = |node| ReplicaPlace { replica: ReplicaId(node), node: NodeId(node), drive: DriveId(node) };
-        (1..=GROUPS).map(|group| GroupSpec { group: GroupId(group), voters: (1..=NODES).map(place).collect() }).collect()
+        (1..=GROUPS).map(|group| GroupSpec { group: GroupId(group), voters: (1..=VOTERS).map(place).collect() }).collect()
     }
 
     /// Everything small, so that logs are cut and snapshots are needed within seconds.
@@ -145,6 +147,12 @@ mod simulated {
         created: Mutex<BTreeSet<u64>>,
         over: std::sync::atomic::AtomicBool,
         outcomes: Mutex<BTreeMap<&'static str, u64>>,
+        /// Where each replica ever was.
+        homes: Mutex<BTreeMap<(GroupId, ReplicaId), DriveId>>,
+        /// Somebody waits for a leader in an exchange of voters.
+        hunting: std::sync::atomic::AtomicBool,
+        /// Its node.
+        prey: Mutex<Option<u64>>,
     }
 
     impl World {
@@ -171,8 +179,19 @@ mod simulated {
         world.created.lock().unwrap().insert(number);
         let _listening = rpc.listen().await.expect("its own port");
         loop {
-            world.status.lock().unwrap().insert(number, host.status());
-            sleep(Duration::from_millis(50)).await;
+            let status = host.status();
+            for one in &status {
+                let home = *world.homes.lock().unwrap().entry((one.group, one.replica)).or_insert(one.drive);
+                assert_eq!(home, one.drive, "replica {} of group {} is in two places", one.replica, one.group);
+            }
+            let hunting = world.hunting.load(std::sync::atomic::Ordering::Relaxed);
+            let exchanging =
+                |one: &ReplicaStatus| one.leader == Some(one.replica) && one.members.as_ref().is_some_and(|members| !members.is_settled());
+            if hunting && status.iter().any(exchanging) {
+                world.prey.lock().unwrap().get_or_insert(number);
+            }
+            world.status.lock().unwrap().insert(number, status);
+            sleep(Duration::from_millis(if hunting { 1 } else { 50 })).await;
         }
     }
 
@@ -221,6 +240,51 @@ mod simulated {
         }
     }
 
+    /// Exchange voters, one after another. Remembers nothing: whatever an earlier life began is found in the group itself.
+    async fn operator(world: Arc<World>) {
+        let client = Client::new(rpc(NODES + CLIENTS + 2), groups());
+        let mut round = runtime::entropy::u64();
+        loop {
+            round += 1;
+            let group = GroupId(round % GROUPS + 1);
+            let deadline = time::now() + Duration::from_secs(20);
+            let Ok(view) = client.members(group, deadline).await else {
+                sleep(Duration::from_millis(200)).await;
+                continue;
+            };
+            let members = view.members;
+            let begun = members.learners.first().copied();
+            if world.is_over() && begun.is_none() && members.is_settled() {
+                // Nothing is left to do in this group; is there in the others?
+                let mut views = Vec::new();
+                for group in 1..=GROUPS {
+                    views.extend(client.members(GroupId(group), deadline).await);
+                }
+                if views.len() as u64 == GROUPS && views.iter().all(|view| view.members.learners.is_empty() && view.members.is_settled()) {
+                    return;
+                }
+                sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+            let voters = members.voters.clone();
+            let draw = |below: usize| (runtime::entropy::u64() % below as u64) as usize;
+            // Now and then whoever leads, which is the harder case.
+            let leads = view.leader.and_then(|leader| voters.iter().find(|voter| voter.replica == leader)).filter(|_| draw(3) == 0);
+            let leaves = leads.copied().unwrap_or(voters[draw(voters.len())]);
+            let free: Vec<u64> = (1..=NODES).filter(|node| members.all().all(|place| place.node != NodeId(*node))).collect();
+            let node = free.get(draw(free.len().max(1))).copied().unwrap_or(leaves.node.0);
+            let fresh = ReplicaPlace { replica: ReplicaId(members.last.0 + 1), node: NodeId(node), drive: DriveId(node) };
+            match client.exchange(group, begun.unwrap_or(fresh), leaves.replica, deadline).await {
+                Ok(now) => {
+                    world.count("exchanged");
+                    let _ = client.remove_replica(group, leaves, &now, time::now() + Duration::from_secs(2)).await;
+                }
+                Err(_) => world.count("exchange begun"),
+            }
+            sleep(Duration::from_millis(draw(3000) as u64)).await;
+        }
+    }
+
     async fn read(client: &Client, world: &World, group: GroupId, deadline: time::Instant) -> bool {
         let known = &world.known[group.0 as usize - 1];
         let (before, seen) = {
@@ -258,12 +322,32 @@ mod simulated {
                 Machine::start(&format!("client {number}"), address(NODES + number).ip(), Vec::new(), start)
             })
             .collect();
+        let exchanging = world.clone();
+        let operator = Machine::start("operator", address(NODES + CLIENTS + 2).ip(), Vec::new(), move || operator(exchanging.clone()));
         let draw = |below: u64| runtime::entropy::u64() % below;
         sleep(Duration::from_secs(4)).await;
         for _ in 0..14 {
             sleep(Duration::from_millis(draw(2500))).await;
             let victim = &nodes[draw(NODES) as usize];
-            match draw(7) {
+            if draw(3) == 0 {
+                operator.kill();
+                operator.restart();
+            }
+            match draw(8) {
+                7 => {
+                    // A leader between two configurations: the next one has to go on.
+                    world.hunting.store(true, std::sync::atomic::Ordering::Relaxed);
+                    for _ in 0..6000 {
+                        sleep(Duration::from_millis(1)).await;
+                        if let Some(node) = world.prey.lock().unwrap().take() {
+                            world.count("leader killed in an exchange");
+                            nodes[node as usize - 1].kill();
+                            break;
+                        }
+                    }
+                    world.hunting.store(false, std::sync::atomic::Ordering::Relaxed);
+                    world.prey.lock().unwrap().take();
+                }
                 0 => victim.kill(),
                 1 => victim.cut_power(&mut random),
                 2 | 3 => {
@@ -305,7 +389,9 @@ mod simulated {
                 node.restart();
             }
         }
-        while !clients.iter().all(Machine::is_dead) {
+        let give_up = time::now() + Duration::from_secs(180);
+        while !clients.iter().all(Machine::is_dead) || !operator.is_dead() {
+            assert!(time::now() < give_up, "an exchange of voters cannot be finished: {:#?}", world.status.lock().unwrap());
             sleep(Duration::from_millis(100)).await;
         }
         settle(&world).await;
@@ -325,6 +411,7 @@ mod simulated {
         }
         let outcomes = world.outcomes.lock().unwrap().clone();
         assert!(outcomes.get("acknowledged").is_some_and(|count| *count > 100), "{outcomes:?}");
+        assert!(outcomes.get("exchanged").is_some_and(|count| *count > 1), "{outcomes:?}");
         format!("{outcomes:?}")
     }
 
@@ -340,7 +427,16 @@ mod simulated {
                 of_group.len() == 1
             });
             let led = seen.iter().filter(|one| one.leader == Some(one.replica)).count() as u64 == GROUPS;
-            if equal && led && seen.len() as u64 == NODES * GROUPS && seen.iter().all(|one| one.trouble.is_none()) {
+            // Whoever runs is a voter, and so says everybody.
+            let belongs = |one: &ReplicaStatus| {
+                one.members.as_ref().is_some_and(|members| {
+                    let settled = members.is_settled() && members.learners.is_empty() && members.voters.len() as u64 == VOTERS;
+                    settled && members.is_voter(one.replica)
+                })
+            };
+            let versions: BTreeSet<_> = seen.iter().map(|one| (one.group, one.members.as_ref().map(|members| members.version))).collect();
+            let agree = versions.len() as u64 == GROUPS && seen.iter().all(belongs);
+            if equal && led && agree && seen.len() as u64 == VOTERS * GROUPS && seen.iter().all(|one| one.trouble.is_none()) {
                 return;
             }
         }

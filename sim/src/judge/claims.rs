@@ -129,6 +129,7 @@ mod tests {
 
     fn status(committed: u64) -> ReplicaStatus {
         ReplicaStatus {
+            members: None,
             group: GroupId(1),
             replica: ReplicaId(1),
             drive: DriveId(1),

@@ -132,6 +132,10 @@ impl Witness {
     pub fn apply(&mut self, index: u64, entry: &LoggedEntry) {
         assert_eq!(index, self.applied + 1, "entries are applied one after another");
         self.applied = index;
+        if entry.change {
+            // Who belongs to the group is no business of its state machine.
+            return;
+        }
         let Some((session, command)) = decode_command(&entry.data) else { return };
         if session.is_some_and(|session| !self.admit(session)) {
             return;

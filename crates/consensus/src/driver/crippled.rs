@@ -6,8 +6,9 @@
 //! file are fetched; the manifest names that file; all of its log is written anew and synced; then Raft begins.
 
 use super::{Done, Driver};
+use crate::Client;
 use crate::StateMachine;
-use crate::host::{GroupSpec, ReplicaPlace, ReplicaStatus};
+use crate::host::{ReplicaPlace, ReplicaStatus};
 use crate::log::{Key, Record, Start};
 use crate::manifest::{Manifest, state_name};
 use crate::refetch::{Patient, Testimony};
@@ -37,13 +38,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A replica that stops within this time after it was healed is healed more slowly.
 const RELAPSE: Duration = Duration::from_secs(60);
 
-/// What a replica needs to run at all.
-#[derive(Clone)]
-pub(crate) struct Seat {
-    pub spec: GroupSpec,
-    pub machine: Arc<dyn StateMachine>,
-}
-
 /// What can be done for a replica that does not run.
 pub(crate) enum Hope {
     /// Nothing but another replica in its place.
@@ -61,7 +55,8 @@ pub(crate) struct Stopped {
     pub voted: bool,
     /// Must not run again, and the log says so.
     pub damaged: bool,
-    pub seat: Option<Seat>,
+    /// `None` if no group is known that it is of.
+    pub machine: Option<Arc<dyn StateMachine>>,
     pub hope: Hope,
     /// Its state, if that is good.
     pub state: Option<State>,
@@ -94,7 +89,14 @@ pub(super) enum Step {
 }
 
 impl Stopped {
-    pub(crate) fn new(patient: Patient, voted: bool, damaged: bool, seat: Option<Seat>, hope: Hope, reason: String) -> Stopped {
+    pub(crate) fn new(
+        patient: Patient,
+        voted: bool,
+        damaged: bool,
+        machine: Option<Arc<dyn StateMachine>>,
+        hope: Hope,
+        reason: String,
+    ) -> Stopped {
         let (state, file, next_file) = (None, 0, 1);
         let (state_wanted, busy, waking, progress) = (None, false, None, None);
         let (at, pause, pause_first) = (time::now(), PAUSE, PAUSE);
@@ -102,7 +104,7 @@ impl Stopped {
             patient,
             voted,
             damaged,
-            seat,
+            machine,
             hope,
             state,
             file,
@@ -155,6 +157,7 @@ impl Stopped {
             committed: self.patient.hard.commit,
             persisted: None,
             state_hash: 0,
+            members: None,
             trouble: Some(match &self.progress {
                 Some(progress) => format!("{}; {progress}", self.reason),
                 None => self.reason.clone(),
@@ -241,32 +244,40 @@ impl Driver {
         let due: Vec<Key> = self.stopped.iter().filter(|(_, stopped)| due(stopped)).map(|(key, _)| *key).collect();
         for key in due {
             let stopped = self.stopped.get_mut(&key).expect("it was there");
-            let Some(seat) = stopped.seat.clone().filter(|_| stopped.voted && !stopped.damaged) else { continue };
+            if stopped.machine.is_none() || !stopped.voted || stopped.damaged {
+                continue;
+            }
             match &stopped.hope {
                 Hope::Replacement => {}
                 Hope::Reopen(open) if open.strong_count() > 0 => stopped.later(),
                 Hope::Reopen(_) => self.reopen(key),
                 Hope::Fetch if stopped.patient.lost.is_empty() && stopped.state.is_some() => self.wake(key),
-                Hope::Fetch => self.ask(key, &seat.spec),
+                Hope::Fetch => self.ask(key),
             }
         }
     }
 
     /// Ask everybody else of the group for what is missing.
-    fn ask(&mut self, key: Key, spec: &GroupSpec) {
+    fn ask(&mut self, key: Key) {
+        let Some(members) = self.members_of_stopped(key) else { return };
         let Some(stopped) = self.stopped.get_mut(&key) else { return };
         stopped.busy = true;
         stopped.later();
         let wanted = stopped.patient.wanted(ENTRIES_MAX);
         let state = stopped.state_wanted.or(stopped.patient.applied.is_none().then_some(stopped.patient.start.index));
         let asked = Fetch { group: key.group, to: key.replica, from: key.replica, wanted, state };
-        let others: Vec<ReplicaPlace> = spec.voters.iter().filter(|voter| voter.replica != key.replica).copied().collect();
+        let others: Vec<ReplicaPlace> = members.all().filter(|place| place.replica != key.replica).copied().collect();
         let rpc = self.shared.rpc.clone();
+        let client = Client::with_directory(rpc.clone(), self.shared.directory.clone());
         self.jobs.push(Box::pin(async move {
             waypoint("consensus-crippled-before-asking").await;
             let deadline = time::now() + ANSWER_WAIT;
             let answers = others.into_iter().map(|place| ask_one(rpc.clone(), place, asked.clone(), deadline));
-            let heard = futures::future::join_all(answers).await.into_iter().flatten().collect();
+            let heard: Vec<_> = futures::future::join_all(answers).await.into_iter().flatten().collect();
+            if heard.is_empty() {
+                // They may have left: whoever is there now is asked the next time.
+                let _ = client.members(key.group, deadline + ANSWER_WAIT).await;
+            }
             Done::Healing { key, step: Step::Heard(heard) }
         }));
     }
@@ -404,11 +415,10 @@ impl Driver {
         let keys: Vec<Key> = self.stopped.iter().filter(|(_, stopped)| awake(stopped)).map(|(key, _)| *key).collect();
         for key in keys {
             let Some(mut stopped) = self.stopped.remove(&key) else { continue };
-            let (Some(seat), Some(state)) = (stopped.seat.clone(), stopped.state.take()) else { continue };
+            let (Some(machine), Some(state)) = (stopped.machine.clone(), stopped.state.take()) else { continue };
             let Patient { hard, start, entries, .. } = std::mem::take(&mut stopped.patient);
             let entries = entries.into_values().collect();
-            let Seat { spec, machine } = seat;
-            let opened = Opened { key, spec, machine, state, file: stopped.file, hard, start, entries };
+            let opened = Opened { key, machine, state, file: stopped.file, hard, start, entries };
             match Replica::new(opened, &self.shared.settings) {
                 Ok(mut replica) => {
                     runtime::probe!("consensus-crippled-replica-runs-again");
@@ -416,7 +426,7 @@ impl Driver {
                     replica.next_file = replica.next_file.max(stopped.next_file);
                     replica.healed_at = Some((time::now(), stopped.pause_first));
                     replica.healed = (!stopped.full).then_some(stopped.reason);
-                    if replica.spec.voters.len() == 1 {
+                    if replica.votes_alone() {
                         let _ = replica.raw.campaign();
                     }
                     self.replicas.insert(key, replica);

@@ -19,7 +19,7 @@ impl Driver {
         let Ok(offer) = protocol::wire::decode::<SnapshotOffer>(&message.get_snapshot().data) else { return };
         let stale = offer.index <= replica.raw.raft.raft_log.committed || message.term < replica.raw.raft.term;
         let busy = replica.fetching || replica.fetched.is_some() || replica.switching.is_some();
-        let from = replica.spec.voters.iter().find(|voter| voter.replica.0 == message.from).map(|voter| voter.node);
+        let from = replica.node_of(ReplicaId(message.from));
         if stale && !busy {
             // Raft answers by itself where it stands, and takes nothing that it has.
             let _ = replica.raw.step(message);
@@ -53,8 +53,7 @@ impl Driver {
             Err(error) => {
                 tracing::warn!(replica = %key, %error, "a snapshot could not be fetched");
                 let from = ReplicaId(message.from);
-                let node = replica.spec.voters.iter().find(|voter| voter.replica == from).map(|voter| voter.node);
-                if let Some(node) = node {
+                if let Some(node) = replica.node_of(from) {
                     self.send_note(node, Note::SnapshotFailed { group: key.group, to: from, from: key.replica });
                 }
                 self.remove_file(state_name(key, file), None);

@@ -6,6 +6,7 @@ use crate::log::Key;
 use crate::replica::Replica;
 use crate::wire::{Answer, Note};
 use bytes::Bytes;
+use protocol::{NodeId, ReplicaId};
 use raft::eraftpb::{Message, MessageType};
 use raft::{ProgressState, SnapshotStatus};
 use runtime::time;
@@ -17,6 +18,8 @@ const INPUTS_MAX: usize = 256;
 const APPLY_BYTES_MAX: usize = 32 << 20;
 /// The longest that leadership is waited to be taken over at a shutdown.
 const HANDOVER_WAIT: Duration = Duration::from_millis(1500);
+/// Ticks between two questions of a replica that nobody sends entries.
+const OUTSIDE_TICKS: u64 = 16;
 /// Silence after which a follower is taken to have given up on an offered snapshot.
 const OFFER_SILENCE: Duration = Duration::from_secs(10);
 
@@ -34,13 +37,25 @@ impl Driver {
 
     fn take(&mut self, input: Input) -> usize {
         match input {
-            Input::Message { key, message } => {
+            Input::Message { key, from, message } => {
                 let bytes = message.entries.iter().map(|entry| entry.data.len()).sum();
-                self.message(key, message);
+                self.message(key, from, message);
                 bytes
             }
-            Input::Note(note) => {
-                self.note(note);
+            Input::Note { from, note } => {
+                self.note(from, note);
+                0
+            }
+            Input::Change { key, change, waiter } => {
+                self.propose_change(key, change, waiter);
+                0
+            }
+            Input::Create { key, waiter } => {
+                self.create(key, waiter);
+                0
+            }
+            Input::Remove { key, members, waiter } => {
+                self.remove_proved(key, &members, waiter);
                 0
             }
             Input::Propose { key, data, waiter } => {
@@ -81,8 +96,10 @@ impl Driver {
                 }
                 0
             }
-            Input::Fetch { key, asked, waiter } => {
-                self.serve_fetch(key, &asked, waiter);
+            Input::Fetch { key, from, asked, waiter } => {
+                if self.may_speak(key, asked.from, from) {
+                    self.serve_fetch(key, &asked, waiter);
+                }
                 0
             }
             Input::ShutDown { done } => {
@@ -99,11 +116,11 @@ impl Driver {
     }
 
     /// Let Raft see a message, unless it would trip over it.
-    fn message(&mut self, key: Key, message: Message) {
-        let Some(replica) = self.replicas.get_mut(&key) else { return };
-        if message.to != key.replica.0 || !replica.spec.voters.iter().any(|voter| voter.replica.0 == message.from) {
+    fn message(&mut self, key: Key, from: NodeId, message: Message) {
+        if message.to != key.replica.0 || !self.may_speak(key, ReplicaId(message.from), from) {
             return;
         }
+        let Some(replica) = self.replicas.get_mut(&key) else { return };
         let log = &replica.raw.raft.raft_log;
         match message.get_msg_type() {
             MessageType::MsgHeartbeat if message.term >= replica.raw.raft.term && message.commit > log.last_index() => {
@@ -128,10 +145,18 @@ impl Driver {
         self.dirty.insert(key);
     }
 
-    fn note(&mut self, note: Note) {
+    fn note(&mut self, from: NodeId, note: Note) {
         let key = note.to();
+        if let Note::Gone { from: by, .. } = note {
+            return self.told_gone(key, by, from);
+        }
+        if !self.may_speak(key, note.from(), from) {
+            return;
+        }
         let Some(replica) = self.replicas.get_mut(&key) else { return };
         match note {
+            // Had it gone, it would have been told.
+            Note::Gone { .. } | Note::AmIGone { .. } => {}
             Note::Hash { from, index, hash, .. } => {
                 replica.heard.entry(index).or_default().insert(from, hash);
                 self.compare(key);
@@ -157,6 +182,7 @@ impl Driver {
         self.ticks += 1;
         for replica in self.replicas.values_mut() {
             replica.tick_reads();
+            replica.finish_exchange();
             if replica.raw.tick() {
                 self.dirty.insert(replica.key);
             }
@@ -184,6 +210,9 @@ impl Driver {
             if !replica.waiting.is_empty() || replica.raw.has_ready() {
                 self.dirty.insert(replica.key);
             }
+        }
+        if self.ticks.is_multiple_of(OUTSIDE_TICKS) {
+            self.ask_whether_gone();
         }
         self.heal();
         if self.ticks.is_multiple_of(10) {

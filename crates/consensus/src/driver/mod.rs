@@ -16,14 +16,16 @@
 mod crippled;
 mod install;
 mod intake;
+mod members;
 mod order;
 mod outbox;
 mod upkeep;
 
-pub(crate) use crippled::{Hope, Seat, Stopped};
+pub(crate) use crippled::{Hope, Stopped};
 
 use crate::host::Switchboard;
 use crate::log::{Key, Log, Record};
+use crate::members::{Change, Members};
 use crate::replica::{Query, Replica, Waiter};
 use crate::state::{Applied, Error, Meta, State};
 use crate::wire::{Fetch, Note, SnapshotOffer};
@@ -31,6 +33,7 @@ use crippled::Step;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use members::{Coming, Leaving};
 use outbox::Outgoing;
 use protocol::{DriveId, NodeId};
 use raft::eraftpb::Message;
@@ -48,9 +51,14 @@ const TURN_BYTES_MAX: usize = 4 << 20;
 pub(crate) enum Input {
     Message {
         key: Key,
+        /// The node that sent it.
+        from: NodeId,
         message: Message,
     },
-    Note(Note),
+    Note {
+        from: NodeId,
+        note: Note,
+    },
     Propose {
         key: Key,
         data: Vec<u8>,
@@ -60,6 +68,22 @@ pub(crate) enum Input {
         key: Key,
         query: Query,
     },
+    Change {
+        key: Key,
+        change: Change,
+        waiter: Waiter,
+    },
+    /// Make a replica on this drive.
+    Create {
+        key: Key,
+        waiter: Waiter,
+    },
+    /// Remove a replica that is not in `members`, a configuration of its group.
+    Remove {
+        key: Key,
+        members: Members,
+        waiter: Waiter,
+    },
     /// Hand leadership to whoever has most of the log.
     Transfer {
         key: Key,
@@ -67,6 +91,7 @@ pub(crate) enum Input {
     /// Another replica asks for entries that it lost.
     Fetch {
         key: Key,
+        from: NodeId,
         asked: Fetch,
         waiter: oneshot::Sender<Reply>,
     },
@@ -85,6 +110,7 @@ enum Done {
     Switched { key: Key, result: Result<(), runtime::disk::Error> },
     Queried { key: Key, result: Result<(), Error> },
     Healing { key: Key, step: Step },
+    Created { key: Key, result: Result<State, Error> },
     Removed,
 }
 
@@ -95,6 +121,10 @@ pub(crate) struct Driver {
     inbox: Receiver<Input>,
     replicas: BTreeMap<Key, Replica>,
     stopped: BTreeMap<Key, Stopped>,
+    /// Replicas that lived on this drive and left their groups.
+    gone: BTreeSet<Key>,
+    coming: BTreeMap<Key, Coming>,
+    leaving: Vec<Leaving>,
     /// `None` while a batch is being written.
     log: Option<Box<Log>>,
     /// The batch that is being gathered, by replica; its number; whether somebody waits for it.
@@ -125,6 +155,7 @@ impl Driver {
         log: Log,
         replicas: Vec<Replica>,
         stopped: BTreeMap<Key, Stopped>,
+        gone: BTreeSet<Key>,
     ) -> Driver {
         let replicas: BTreeMap<Key, Replica> = replicas.into_iter().map(|replica| (replica.key, replica)).collect();
         Driver {
@@ -134,6 +165,9 @@ impl Driver {
             dirty: replicas.keys().copied().collect(),
             replicas,
             stopped,
+            gone,
+            coming: BTreeMap::new(),
+            leaving: Vec::new(),
             log: Some(Box::new(log)),
             forming: BTreeMap::new(),
             forward: Vec::new(),
@@ -155,7 +189,7 @@ impl Driver {
     /// Drive until told to shut down.
     pub(crate) async fn run(mut self) {
         // A group with one voter need not wait for silence before it elects itself.
-        for replica in self.replicas.values_mut().filter(|replica| replica.spec.voters.len() == 1) {
+        for replica in self.replicas.values_mut().filter(|replica| replica.votes_alone()) {
             let _ = replica.raw.campaign();
         }
         self.turn();
@@ -229,6 +263,7 @@ impl Driver {
                 }
             }
             Done::Healing { key, step } => self.healing(key, step),
+            Done::Created { key, result } => self.created(key, result),
             Done::Removed => {}
         }
     }

@@ -5,8 +5,9 @@ use crate::log::{Hard, Key, Record, Start};
 use crate::manifest::{Manifest, state_name};
 use crate::replica::{Query, Switching, Waiting};
 use crate::state::{Applied, Error, State, catching};
-use crate::wire::{Answer, Note};
+use crate::wire::{Answer, Note, SnapshotOffer};
 use bytes::Bytes;
+use protocol::wire;
 use raft::eraftpb::Entry;
 use runtime::disk;
 use runtime::probe::waypoint;
@@ -54,8 +55,10 @@ impl Driver {
             if !ready.snapshot().is_empty() {
                 let metadata = ready.snapshot().get_metadata();
                 let start = Start { index: metadata.index, term: metadata.term };
-                store.reset(start, metadata.get_conf_state().voters.clone());
+                store.reset(start);
                 store.append(&entries);
+                let offer: SnapshotOffer = wire::decode(&ready.snapshot().data).expect("it was decoded when it was fetched");
+                replica.members = offer.members;
                 replica.raw.advance_append_async(ready);
                 let fetched = replica.fetched.take();
                 assert!(fetched.is_some(), "Raft sees an offer only after its rows were fetched");
@@ -117,6 +120,7 @@ impl Driver {
 
     /// Send: a batch is durable, so Raft may count on it, and what waited for it may leave.
     pub(super) fn batch_durable(&mut self) {
+        self.members_durable();
         let keys: Vec<Key> = self.replicas.keys().copied().collect();
         for key in keys {
             let Some(replica) = self.replicas.get_mut(&key) else { continue };
@@ -243,6 +247,8 @@ impl Driver {
         };
         let Some(replica) = self.replicas.get_mut(&key) else { return };
         replica.job = false;
+        // Raft follows a change before it hears that its entry was applied; behind a snapshot it is further already.
+        let gone = replica.switching.is_none() && replica.follow(applied.changes);
         replica.applied = applied.meta.applied;
         replica.applied_bytes += applied.bytes;
         replica.dirty_since.get_or_insert_with(time::now);
@@ -252,13 +258,15 @@ impl Driver {
         replica.raw.advance_apply_to(applied.meta.applied);
         replica.answer_applied(applied.answers, applied.meta.applied);
         self.dirty.insert(key);
+        if gone {
+            return self.remove(key, None);
+        }
         let Some(&(index, hash)) = applied.meta.marks.last() else { return };
         if index > replica.last_mark_sent {
             replica.last_mark_sent = index;
-            let voters = replica.spec.voters.clone();
-            for voter in voters.iter().filter(|voter| voter.replica != key.replica) {
-                let note = Note::Hash { group: key.group, to: voter.replica, from: key.replica, index, hash };
-                self.send_note(voter.node, note);
+            for other in replica.others() {
+                let note = Note::Hash { group: key.group, to: other.replica, from: key.replica, index, hash };
+                self.send_note(other.node, note);
             }
             self.compare(key);
         }

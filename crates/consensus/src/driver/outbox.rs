@@ -22,14 +22,13 @@ impl Driver {
     pub(super) fn send(&mut self, key: Key, messages: Vec<Message>) {
         for message in messages {
             let Some(replica) = self.replicas.get_mut(&key) else { return };
-            let Some(voter) = replica.spec.voters.iter().find(|voter| voter.replica.0 == message.to) else { continue };
-            let node = voter.node;
+            let Some(node) = replica.node_of(ReplicaId(message.to)) else { continue };
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 replica.offered.insert(message.to, time::now());
             }
             if node == self.shared.node {
                 let key = Key { group: key.group, replica: ReplicaId(message.to) };
-                self.shared.route(key, Input::Message { key, message });
+                self.shared.route(key, Input::Message { key, from: node, message });
                 continue;
             }
             let outgoing = self.outgoing.entry(node).or_default();
@@ -46,7 +45,7 @@ impl Driver {
 
     pub(super) fn send_note(&mut self, node: NodeId, note: Note) {
         if node == self.shared.node {
-            self.shared.route(note.to(), Input::Note(note));
+            self.shared.route(note.to(), Input::Note { from: node, note });
         } else {
             self.outgoing.entry(node).or_default().frame.notes.push(note);
         }

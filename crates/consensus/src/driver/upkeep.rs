@@ -1,7 +1,7 @@
 //! Bounding what grows: memory and drive space of the log. And the end of a replica, of all of them, of the driver.
 
 use super::order::record_of;
-use super::{Done, Driver, Hope, Seat, Stopped};
+use super::{Done, Driver, Hope, Stopped};
 use crate::log::Key;
 use crate::refetch::Patient;
 use crate::state::{Error, Meta, catching};
@@ -96,9 +96,8 @@ impl Driver {
             Stop::Full | Stop::Log => Hope::Reopen(Arc::downgrade(&replica.state)),
         };
         let full = matches!(why, Stop::Full);
-        let seat = Seat { spec: replica.spec.clone(), machine: replica.machine.clone() };
         let damaged = matches!(why, Stop::Damaged);
-        let mut stopped = Stopped::new(patient, true, damaged, Some(seat), hope, reason.to_owned());
+        let mut stopped = Stopped::new(patient, true, damaged, Some(replica.machine.clone()), hope, reason.to_owned());
         (stopped.file, stopped.next_file, stopped.full) = (replica.file, replica.next_file, full);
         if let Some((at, pause)) = replica.healed_at {
             stopped.relapsed(at, pause);
@@ -145,7 +144,7 @@ impl Driver {
     }
 
     pub(super) fn may_close(&self) -> bool {
-        let waits = self.replicas.values().any(|replica| replica.leads() && replica.spec.voters.len() > 1);
+        let waits = self.replicas.values().any(|replica| replica.leads() && !replica.votes_alone());
         let late = self.closing.as_ref().is_none_or(|(deadline, _)| time::now() >= *deadline);
         let busy = self.log.is_none() || self.replicas.values().any(|replica| replica.job);
         late || (!waits && !busy)

@@ -25,6 +25,8 @@ pub(crate) struct Record {
     pub reset: bool,
     /// This replica must not run again, whatever can be fetched; stays so.
     pub damaged: bool,
+    /// This replica left its group: it is not there any more, and never will be again.
+    pub removed: bool,
     /// Entries that had been durable and are lost; what stands around them stays.
     pub lost: Vec<Run>,
     /// Consecutive; they replace whatever stood from the first one on.
@@ -79,6 +81,7 @@ pub(crate) struct HeadRecord {
     pub start: Option<Start>,
     pub reset: bool,
     pub damaged: bool,
+    pub removed: bool,
     pub lost: Vec<Run>,
     /// What its entries are; consecutive.
     pub entries: Vec<Run>,
@@ -111,6 +114,23 @@ impl HeadRecord {
     }
 }
 
+/// How an entry's kind is written, here and between nodes: 0 a command, 1 a change of the group's members.
+pub(crate) fn kind_of(entry: &Entry) -> u8 {
+    match entry.get_entry_type() {
+        EntryType::EntryNormal => 0,
+        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => 1,
+    }
+}
+
+/// The kind that was written so; `None` if there is no such kind.
+pub(crate) fn type_of(kind: u8) -> Option<EntryType> {
+    match kind {
+        0 => Some(EntryType::EntryNormal),
+        1 => Some(EntryType::EntryConfChangeV2),
+        _ => None,
+    }
+}
+
 /// Where a batch goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
@@ -134,8 +154,7 @@ impl Encoded {
             let offset = entries.len();
             for entry in &record.entries {
                 entries.extend_from_slice(&entry.term.to_le_bytes());
-                // Membership is static in this format: entries of other types are refused where they come in.
-                entries.push(0);
+                entries.push(kind_of(entry));
                 entries.extend_from_slice(&u32::try_from(entry.data.len()).expect("commands are bounded").to_le_bytes());
                 entries.extend_from_slice(&entry.data);
             }
@@ -145,6 +164,7 @@ impl Encoded {
                 start: record.start,
                 reset: record.reset,
                 damaged: record.damaged,
+                removed: record.removed,
                 lost: record.lost.clone(),
                 entries: runs(record.entries.iter().map(|entry| (entry.index, entry.term))),
                 offset: u32::try_from(offset).expect("batches are bounded"),
@@ -236,7 +256,7 @@ impl Read<'_> {
             let length = u32::from_le_bytes([head[9], head[10], head[11], head[12]]) as usize;
             let data = after.get(..length)?;
             let mut entry = Entry::default();
-            entry.set_entry_type(EntryType::EntryNormal);
+            entry.set_entry_type(type_of(head[8])?);
             (entry.index, entry.term) = (index, term);
             if head[..8] != term.to_le_bytes() {
                 return None;

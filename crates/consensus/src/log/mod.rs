@@ -10,7 +10,7 @@ mod recovery;
 mod sector;
 mod view;
 
-pub(crate) use batch::{Record, Run, runs};
+pub(crate) use batch::{Record, Run, kind_of, runs, type_of};
 
 pub use places::{EntrySector, entry_sectors};
 pub(crate) use recovery::Recovered;
@@ -72,6 +72,7 @@ struct Standing {
     hard: Option<Hard>,
     start: Start,
     damaged: bool,
+    removed: bool,
     /// Index and term of entries that are lost.
     lost: BTreeMap<u64, u64>,
 }
@@ -147,8 +148,8 @@ impl Log {
         let standing = recovered
             .iter()
             .map(|(key, one)| {
-                let Recovered { start, damaged, .. } = *one;
-                (*key, Standing { hard: one.hard, start, damaged, lost: one.lost.clone() })
+                let Recovered { start, damaged, removed, .. } = *one;
+                (*key, Standing { hard: one.hard, start, damaged, removed, lost: one.lost.clone() })
             })
             .collect();
         let spares = files.iter().filter(|entry| entry.name.starts_with("spare-")).map(|entry| format!("{FOLDER}/{}", entry.name));
@@ -233,6 +234,7 @@ impl Log {
             }
             standing.damaged |= record.damaged;
             standing.lost.extend(record.lost.iter().flat_map(|run| run.names()));
+            standing.removed |= record.removed;
             if let Some(first) = record.entries.first() {
                 standing.lost.split_off(&first.index);
                 note_live(&mut self.live, record.key, first.index, record.entries.len() as u64);
@@ -251,6 +253,7 @@ impl Log {
                 hard: one.hard,
                 start: Some(one.start),
                 damaged: one.damaged,
+                removed: one.removed,
                 lost: runs(one.lost.iter().map(|(index, term)| (*index, *term))),
                 ..Record::default()
             })

@@ -30,9 +30,17 @@ pub(crate) struct Recovered {
     pub lost: BTreeMap<u64, u64>,
     /// It was found that it must not run again.
     pub damaged: bool,
+    /// It left its group; nothing of it is needed.
+    pub removed: bool,
 }
 
 impl Recovered {
+    /// Whether nothing of this replica ever left it: no vote, no entry, no state.
+    pub(crate) fn is_blank(&self) -> bool {
+        let never = self.hard.is_none_or(|hard| hard == Hard::default());
+        never && !self.damaged && self.start == Start::default() && self.last() == 0
+    }
+
     /// What is lost of its log, if anything is.
     #[cfg(test)]
     pub(crate) fn damage(&self) -> Option<String> {
@@ -52,6 +60,7 @@ impl Recovered {
     fn take(&mut self, record: &HeadRecord, entries: Option<Vec<Entry>>) {
         self.hard = record.hard.or(self.hard);
         self.damaged |= record.damaged;
+        self.removed |= record.removed;
         if let Some(start) = record.start {
             self.cut(start, record.reset);
         }
@@ -78,6 +87,10 @@ impl Recovered {
 
     /// Judge what is left when every batch was taken in.
     fn settle(&mut self) {
+        if self.removed {
+            *self = Recovered { hard: self.hard, start: self.start, removed: true, ..Recovered::default() };
+            return;
+        }
         // A tail that was written forward may begin below a start that was recorded in the same batch.
         self.cut(self.start, false);
         let known = |index: &u64| self.entries.contains_key(index) || self.lost.contains_key(index);

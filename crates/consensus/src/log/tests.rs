@@ -330,9 +330,9 @@ fn a_batch_that_rotted_away_is_named_by_the_next_one() {
     let lost = |first, count, term| vec![Run { first, count, term }];
     let (start, hard) = (Some(Start::default()), None);
     log.write(&[
-        Record { key: A, hard, start, reset: true, lost: lost(1, 2, 1), entries: vec![], damaged: false },
+        Record { key: A, hard, start, reset: true, lost: lost(1, 2, 1), entries: vec![], damaged: false, removed: false },
         Record { key: A, entries: vec![entry(3, 2, 1200)], ..Record::default() },
-        Record { key: B, hard, start, reset: true, lost: lost(1, 1, 5), entries: vec![], damaged: false },
+        Record { key: B, hard, start, reset: true, lost: lost(1, 1, 5), entries: vec![], damaged: false, removed: false },
     ])
     .unwrap();
     assert!(!disk.segments().contains(&name));
@@ -480,8 +480,8 @@ fn golden_bytes_of_a_batch() {
     let bytes = encoded.place(Place { generation: 7, sector: 0, batch: 0 });
     assert_eq!(bytes.len(), 3 * SECTOR_BYTES);
     // Length; version; drive; previous generation and sectors; no records before; one record: key, hard, start, not reset,
-    // not damaged, nothing lost, one run of entries (first, count, term), offset, bytes.
-    let head = [24, 0, 0, 0, 1, 9, 6, 8, 0, 1, 1, 11, 1, 3, 2, 1, 1, 4, 2, 0, 0, 0, 1, 5, 1, 3, 0, 15];
+    // not damaged, not removed, nothing lost, one run of entries (first, count, term), offset, bytes.
+    let head = [25, 0, 0, 0, 1, 9, 6, 8, 0, 1, 1, 11, 1, 3, 2, 1, 1, 4, 2, 0, 0, 0, 0, 1, 5, 1, 3, 0, 15];
     assert_eq!(bytes[32..32 + head.len()], head);
     assert_eq!(bytes[2 * SECTOR_BYTES + 32..2 * SECTOR_BYTES + 32 + head.len()], head, "the head stands twice");
     assert_eq!(bytes[SECTOR_BYTES + 32..SECTOR_BYTES + 47], [3, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 5, 5]);

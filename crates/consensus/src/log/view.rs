@@ -5,7 +5,7 @@
 //! decided here anew. A batch counts when all its sectors stand on the drive. One that later batches follow and of which
 //! sectors are missing is lost; the table in the next batch names whose entries those were.
 
-use super::batch::{Head, Read};
+use super::batch::{Head, Read, kind_of};
 use super::sector::{Found, Kind, SECTOR_BYTES, judge};
 use super::{FOLDER, generation_of, segment_name};
 use bytes::Bytes;
@@ -21,6 +21,8 @@ const AHEAD_SECTORS: u32 = 64;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoggedEntry {
     pub term: u64,
+    /// A change of the group's members, not a command.
+    pub change: bool,
     /// See [`crate::inspect::decode_command`].
     pub data: Bytes,
 }
@@ -32,6 +34,8 @@ pub struct ReplicaLog {
     pub vote: u64,
     /// Raft's commit index as it was last written: the true one may be higher.
     pub commit: u64,
+    /// It left its group.
+    pub removed: bool,
     /// Entries up to this are gone from the log, as a checkpoint or a snapshot holds them.
     pub start: u64,
     /// By index; gaps are entries that the drive lost. Those up to `start` stay until [`LogView::forget`]: they may have been
@@ -189,6 +193,7 @@ impl LogView {
             if let Some(hard) = record.hard {
                 (replica.term, replica.vote, replica.commit) = (hard.term, hard.vote, hard.commit);
             }
+            replica.removed |= record.removed;
             if let Some(start) = record.start {
                 replica.start = start.index;
                 if record.reset {
@@ -202,7 +207,7 @@ impl LogView {
                 replica.entries.split_off(&record.first());
             }
             for entry in whole.read().decode_entries(record).unwrap_or_default() {
-                replica.entries.insert(entry.index, LoggedEntry { term: entry.term, data: entry.data });
+                replica.entries.insert(entry.index, LoggedEntry { term: entry.term, change: kind_of(&entry) == 1, data: entry.data });
             }
         }
         let count = u32::try_from(whole.found.len()).expect("a batch has at most 65535 sectors");

@@ -1,0 +1,237 @@
+//! Replicas that come and go on a drive while it runs, and changes of who belongs.
+//!
+//! A replica is created as: its standing in the log, then state and manifest, then it runs. It goes as: it stops, the
+//! log says that it left, durably, and only then its files go. Whoever crashes in between finds either a standing
+//! without a vote, which may be created again, or a replica that left, whose files are removed at the next start.
+
+use super::order::record_of;
+use super::{Done, Driver};
+use crate::host::Settings;
+use crate::log::{FOLDER, Hard, Key, Record, Start};
+use crate::manifest::{self, Manifest, state_name};
+use crate::members::{Change, Members};
+use crate::replica::{Opened, Replica, Waiter};
+use crate::state::{Error, Meta, State, catching};
+use crate::wire::{Answer, Note};
+use bytes::Bytes;
+use protocol::{NodeId, ReplicaId};
+use runtime::disk;
+use std::sync::Arc;
+
+/// A replica that left, until the log says so durably.
+pub(super) struct Leaving {
+    key: Key,
+    /// The batch that says so.
+    batch: u64,
+    state: Option<Arc<State>>,
+    waiter: Option<Waiter>,
+}
+
+/// A replica that is being made.
+pub(super) struct Coming {
+    /// The batch that gives it a standing in the log.
+    batch: u64,
+    waiter: Waiter,
+    begun: bool,
+}
+
+fn done(waiter: Waiter) {
+    let _ = waiter.send((Answer::Reply, Bytes::new()));
+}
+
+fn failed(waiter: Waiter, why: &str) {
+    let _ = waiter.send((Answer::Failed, Bytes::copy_from_slice(why.as_bytes())));
+}
+
+impl Driver {
+    pub(super) fn propose_change(&mut self, key: Key, change: Change, waiter: Waiter) {
+        let closing = self.closing.is_some();
+        match self.replicas.get_mut(&key) {
+            Some(_) if closing => {
+                let _ = waiter.send((Answer::NotLeader { leader: None }, Bytes::new()));
+            }
+            Some(replica) => {
+                replica.propose_change(change, waiter);
+                self.dirty.insert(key);
+            }
+            None => {
+                let _ = waiter.send((Answer::NoReplica, Bytes::new()));
+            }
+        }
+    }
+
+    /// Make a replica that belongs to nothing until its group says so. It begins as the founders of its group began:
+    /// the log, or a snapshot, tells it the rest.
+    pub(super) fn create(&mut self, key: Key, waiter: Waiter) {
+        if self.replicas.contains_key(&key) {
+            return done(waiter);
+        }
+        if self.gone.contains(&key) {
+            return failed(waiter, "it left its group");
+        }
+        if self.stopped.contains_key(&key) {
+            return failed(waiter, "it is there, and does not run");
+        }
+        if !self.shared.founding.contains_key(&key.group) {
+            return failed(waiter, "there is no such group");
+        }
+        if self.closing.is_some() || self.coming.contains_key(&key) {
+            let _ = waiter.send((Answer::Busy, Bytes::new()));
+            return;
+        }
+        let record = record_of(&mut self.forming, key);
+        (record.hard, record.start) = (Some(Hard::default()), Some(Start::default()));
+        self.urgent = true;
+        self.coming.insert(key, Coming { batch: self.batch, waiter, begun: false });
+    }
+
+    /// Its standing is durable: now state and manifest.
+    fn make(&mut self, key: Key) {
+        let (disk, drive) = (self.disk.clone(), self.drive);
+        let members = Members::founding(&self.shared.founding[&key.group]);
+        let Settings { cache_bytes, mark_interval, .. } = self.shared.settings;
+        self.jobs.push(Box::pin(async move {
+            let run = disk.clone();
+            let make = move || {
+                let meta = Meta { key, applied: 0, term: 0, members, state_hash: 0, marks: Vec::new() };
+                let state = State::create(&disk, &state_name(key, 1), cache_bytes, mark_interval, meta)?;
+                Manifest { drive, key, file: 1 }.write(disk.as_ref())?;
+                Ok(state)
+            };
+            let result = disk::run(&run, move || catching(make)).await;
+            Done::Created { key, result }
+        }));
+    }
+
+    pub(super) fn created(&mut self, key: Key, result: Result<State, Error>) {
+        let Some(Coming { waiter, .. }) = self.coming.remove(&key) else { return };
+        let made = result.map_err(|error| error.to_string()).and_then(|state| {
+            let machine = (self.shared.machine)(key.group);
+            let (hard, start, entries) = (Hard::default(), Start::default(), Vec::new());
+            let opened = Opened { key, machine, state, file: 1, hard, start, entries };
+            Replica::new(opened, &self.shared.settings).map_err(|error| error.to_string())
+        });
+        match made {
+            Ok(replica) => {
+                tracing::info!(replica = %key, drive = self.disk.label(), "a replica was created");
+                self.shared.connect(key, self.drive);
+                self.replicas.insert(key, replica);
+                self.dirty.insert(key);
+                self.publish(key);
+                done(waiter);
+            }
+            Err(reason) => failed(waiter, &reason),
+        }
+    }
+
+    /// Somebody proved with `members` that the replica left its group.
+    pub(super) fn remove_proved(&mut self, key: Key, members: &Members, waiter: Waiter) {
+        if !members.is_gone(key.replica) {
+            return failed(waiter, "it belongs to its group");
+        }
+        self.remove(key, Some(waiter));
+    }
+
+    /// The replica left its group: it stops at once, and goes when the log says so durably.
+    pub(super) fn remove(&mut self, key: Key, waiter: Option<Waiter>) {
+        let mut state = None;
+        let start = match (self.replicas.remove(&key), self.stopped.remove(&key)) {
+            (Some(replica), _) => {
+                let start = replica.raw.store().start;
+                state = Some(replica.state.clone());
+                replica.abandon();
+                start
+            }
+            (None, Some(stopped)) => stopped.patient.start,
+            (None, None) => {
+                waiter.into_iter().for_each(done);
+                return;
+            }
+        };
+        runtime::probe!("consensus-replica-removed");
+        tracing::info!(replica = %key, drive = self.disk.label(), "a replica left its group and is removed");
+        self.forward.retain(|record| record.key != key);
+        self.shared.offers.forget(key);
+        let forming = self.forming.remove(&key).unwrap_or_default();
+        self.forming_bytes -= forming.entries.iter().map(|entry| entry.data.len() + 16).sum::<usize>().min(self.forming_bytes);
+        let hard = forming.hard;
+        let record = Record { key, hard, start: Some(start), reset: true, removed: true, ..Record::default() };
+        self.forming.insert(key, record);
+        self.urgent = true;
+        self.gone.insert(key);
+        self.dirty.remove(&key);
+        self.shared.disconnect(key);
+        self.leaving.push(Leaving { key, batch: self.batch, state, waiter });
+    }
+
+    /// A batch is durable: what waited for its standing is made, what left goes.
+    pub(super) fn members_durable(&mut self) {
+        let durable = self.durable_batch;
+        let mut makes = Vec::new();
+        for (key, coming) in self.coming.iter_mut().filter(|(_, coming)| coming.batch <= durable && !coming.begun) {
+            coming.begun = true;
+            makes.push(*key);
+        }
+        makes.into_iter().for_each(|key| self.make(key));
+        let (goes, stay) = std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.batch <= durable);
+        self.leaving = stay;
+        let goes: Vec<Leaving> = goes;
+        for Leaving { key, state, waiter, .. } in goes {
+            waiter.into_iter().for_each(done);
+            let disk = self.disk.clone();
+            self.jobs.push(Box::pin(async move {
+                let run = disk.clone();
+                let remove = move || {
+                    drop(state);
+                    manifest::remove_files(disk.as_ref(), key)?;
+                    Ok(disk.sync_dir(FOLDER)?)
+                };
+                if let Err(error) = disk::run(&run, move || catching(remove)).await {
+                    tracing::warn!(replica = %key, %error, "files of a replica that left stay until the next start");
+                }
+                Done::Removed
+            }));
+        }
+    }
+
+    /// Replicas that nobody sends entries ask whether they left for good: what they missed nobody tells them unasked.
+    pub(super) fn ask_whether_gone(&mut self) {
+        let outside = self.replicas.values().filter(|replica| replica.is_outside());
+        let asking: Vec<_> = outside.map(|replica| (replica.key, replica.others())).collect();
+        for (key, others) in asking {
+            for other in others {
+                self.send_note(other.node, Note::AmIGone { group: key.group, to: other.replica, from: key.replica });
+            }
+        }
+    }
+
+    /// Somebody says that the replica left its group for good.
+    pub(super) fn told_gone(&mut self, key: Key, by: ReplicaId, node: NodeId) {
+        if self.may_speak(key, by, node) {
+            self.remove(key, None);
+        }
+    }
+
+    /// Who belongs to the group of a replica that does not run, the newest that is known here.
+    pub(super) fn members_of_stopped(&self, key: Key) -> Option<Members> {
+        let own = self.stopped.get(&key).and_then(|stopped| stopped.state.as_ref()).map(|state| state.meta().members);
+        own.into_iter().chain(self.shared.directory.members(key.group)).max_by_key(|members| members.version)
+    }
+
+    /// Whether `from`, on `node`, may speak to the replica. Those who left for good are told so.
+    pub(super) fn may_speak(&mut self, key: Key, from: ReplicaId, node: NodeId) -> bool {
+        let Some(replica) = self.replicas.get_mut(&key) else {
+            // It does not run, and has nothing to say about who left.
+            let Some(members) = self.members_of_stopped(key).filter(|_| self.stopped.contains_key(&key)) else { return false };
+            return !members.is_gone(from) && members.place(from).is_none_or(|place| place.node == node);
+        };
+        if !replica.members.is_gone(from) {
+            return replica.meet(from, node);
+        }
+        runtime::probe!("consensus-message-of-one-who-left");
+        if !replica.is_outside() {
+            self.send_note(node, Note::Gone { group: key.group, to: from, from: key.replica });
+        }
+        false
+    }
+}
