@@ -139,8 +139,15 @@ async fn run_node(config: &Path, status_file: Option<PathBuf>) -> Result<(), Str
     let s3 = &config.file.s3;
     let mut gateway = up::gateway_settings(s3.listen, &s3.region, &config.credentials, s3.domains.clone(), s3.presigned_v2);
     gateway.bytes_max = s3.bytes_max;
-    let settings =
-        settings::Settings { node, secret: config.secret.clone(), bootstrap, listens: true, gateway, consensus: Default::default() };
+    let settings = settings::Settings {
+        node,
+        secret: config.secret.clone(),
+        bootstrap,
+        listens: true,
+        gateway,
+        consensus: Default::default(),
+        machine: ::node::node::machine,
+    };
     let slots = up::open_folders(node, &config.drives);
     let running = node::Node::start(settings, slots).await.map_err(|error| error.to_string())?;
     println!("node {node} runs; waiting for a quorum of the root group");

@@ -98,7 +98,8 @@ impl Node {
         let leads_root = root_nodes.contains(&settings.node);
 
         let host_drives = mounted.iter().map(host_drive).collect();
-        let (host, failed) = consensus::Host::open_with(settings.consensus.clone(), rpc.clone(), host_drives, groups, machine).await;
+        let (host, failed) =
+            consensus::Host::open_with(settings.consensus.clone(), rpc.clone(), host_drives, groups, settings.machine).await;
         let host = Arc::new(host);
         let mut without_replicas = Vec::new();
         for (drive, error) in failed {
@@ -188,7 +189,7 @@ impl Node {
 }
 
 /// The state machine of each group.
-pub(crate) fn machine(group: GroupId) -> Arc<dyn consensus::StateMachine> {
+pub fn machine(group: GroupId) -> Arc<dyn consensus::StateMachine> {
     if group == ROOT { Arc::new(placement::Root) } else { Arc::new(metadata::Partition) }
 }
 

@@ -1,9 +1,11 @@
 //! Settings as they are proved: every value checked against every other before anything starts.
 
 use crate::config::ClusterFile;
+use consensus::StateMachine;
 use protocol::{ClusterId, ClusterMap, Drive, DriveId, DriveState, GroupId, Node, NodeId, Scheme};
 use runtime::rpc::Secret;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 pub use consensus::Settings as ConsensusSettings;
 pub use gateway::Settings as GatewaySettings;
@@ -22,6 +24,8 @@ pub struct Settings {
     pub gateway: GatewaySettings,
     /// Limits of the metadata replicas; the same on every node.
     pub consensus: ConsensusSettings,
+    /// Makes the state machine of a group: [`machine`](crate::node::machine), but where a program of another version is tried.
+    pub machine: fn(GroupId) -> Arc<dyn StateMachine>,
 }
 
 /// Settings contradict each other or a limit.

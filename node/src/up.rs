@@ -111,6 +111,7 @@ impl Up {
             listens: false,
             gateway: gateway_settings(self.listen, &self.region, &credentials, Vec::new(), !self.no_presigned_v2),
             consensus: Default::default(),
+            machine: node::machine,
         };
         let node = Node::start(settings, slots).await?;
         let endpoint = node.ready().await?;

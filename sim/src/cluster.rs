@@ -1,5 +1,6 @@
 //! A simulated cluster: machines with drives that run the very node of production.
 
+use crate::next;
 use crate::plan::{Knobs, Place, Plan, Shape};
 use jepsen_like::s3::{Client, Credentials};
 use node::config::{ClusterFile, ClusterNode};
@@ -40,6 +41,8 @@ struct Seat {
     shown: BTreeMap<usize, SimDrive>,
     /// Drives that some life refused, by ordinal, and the last reason.
     refused: BTreeMap<usize, String>,
+    /// Its next lives run the next program.
+    upgraded: bool,
 }
 
 impl Cluster {
@@ -60,6 +63,7 @@ impl Cluster {
                 listens: true,
                 gateway: gateway_settings(address(index, S3_PORT), &plan.knobs),
                 consensus: consensus_settings(&plan.knobs),
+                machine: node::inspect::machine,
             };
             let name = format!("node-{}", node.id);
             let seat: Arc<Mutex<Seat>> = Arc::default();
@@ -79,6 +83,11 @@ impl Cluster {
     /// Tell a node to end in order. Its machine is dead when it has.
     pub fn stop(&self, index: usize) {
         lock(&self.seats[index]).stop.notify_one();
+    }
+
+    /// A node runs the next program from its next life on.
+    pub fn upgrade(&self, index: usize) {
+        lock(&self.seats[index]).upgraded = true;
     }
 
     /// Let a node's next life find `drive` in this place, or its own again.
@@ -106,11 +115,14 @@ impl Cluster {
 }
 
 /// One life of a machine: the node runs until it is told to end. One that finds no drive ends by itself, as production's does.
-async fn live(settings: settings::Settings, drives: Vec<SimDrive>, seat: Arc<Mutex<Seat>>) {
+async fn live(mut settings: settings::Settings, drives: Vec<SimDrive>, seat: Arc<Mutex<Seat>>) {
     let (id, stop) = (settings.node, Arc::new(Notify::new()));
     let slots: Vec<Slot> = {
         let mut seat = lock(&seat);
         seat.stop = stop.clone();
+        if seat.upgraded {
+            settings.machine = next::machine;
+        }
         let mount = |(ordinal, drive): (usize, &SimDrive)| match seat.shown.get(&ordinal) {
             Some(other) => Ok(other.mount_again()),
             None => Ok(drive.mount()),

@@ -17,6 +17,8 @@ mod leaks;
 #[cfg(madsim)]
 mod nemesis;
 #[cfg(madsim)]
+mod next;
+#[cfg(madsim)]
 mod once;
 #[cfg(madsim)]
 mod outcome;

@@ -152,6 +152,8 @@ pub struct ReplicaStatus {
     pub trouble: Option<String>,
     /// Nothing heals it: another replica has to take its place.
     pub to_be_replaced: bool,
+    /// It is good, and stands still until its node runs a newer program.
+    pub program_too_old: bool,
     /// What it had lost and got back from its group since its node started.
     pub healed: Option<String>,
 }
@@ -272,8 +274,9 @@ impl Host {
                 here.map(|voter| Key { group: spec.group, replica: voter.replica })
             });
             let founders = founders.collect();
-            let opening =
-                Opening { disk: disk.clone(), drive, bootstrap, settings: settings.clone(), founding: founding.clone(), founders };
+            let known = founding.keys().map(|group| (*group, machine(*group).version())).collect();
+            let (settings, founding) = (settings.clone(), founding.clone());
+            let opening = Opening { disk: disk.clone(), drive, bootstrap, settings, founding, founders, known };
             match disk::run(&disk, move || opening.open()).await {
                 Ok(found) => {
                     let (sender, receiver) = channel(INBOX_MAX);
@@ -371,6 +374,8 @@ struct Opening {
     founding: BTreeMap<GroupId, GroupSpec>,
     /// The replicas with which groups were founded on this drive.
     founders: BTreeSet<Key>,
+    /// Up to which version this program knows the commands of each group.
+    known: BTreeMap<GroupId, u32>,
 }
 
 /// An opened drive.
@@ -458,7 +463,8 @@ impl Opening {
             Some(_) if damaged => return out(patient, true, "it was found at an earlier start that it must not run".to_owned()),
             Some(manifest) => {
                 manifest.remove_strays(&self.disk)?;
-                State::open(&self.disk, &state_name(key, manifest.file), cache_bytes, mark_interval, key)
+                let known = self.known.get(&key.group).copied().unwrap_or(0);
+                State::open(&self.disk, &state_name(key, manifest.file), cache_bytes, mark_interval, key, known)
             }
             None if fresh => {
                 let meta = Meta { key, applied: 0, term: 0, members: Members::founding(spec), state_hash: 0, marks: Vec::new() };
@@ -486,7 +492,7 @@ impl Opening {
             }
             Ok(state) => state,
             Err(error) => {
-                let left = Left { file, ..Left::new(patient, true, error.to_string()) };
+                let left = Left { file, newer: error.is_newer(), ..Left::new(patient, true, error.to_string()) };
                 return Ok(Err(Box::new(left)));
             }
         };
@@ -533,6 +539,8 @@ struct Left {
     damaged: bool,
     /// Nothing can be done for it but to replace it.
     final_word: bool,
+    /// It is good, and this program is too old for it.
+    newer: bool,
     reason: String,
     state: Option<State>,
     /// Number of its state file; 0 if that is not known.
@@ -541,7 +549,7 @@ struct Left {
 
 impl Left {
     fn new(patient: Patient, voted: bool, reason: String) -> Left {
-        Left { patient, voted, damaged: false, final_word: false, reason, state: None, file: 0 }
+        Left { patient, voted, damaged: false, final_word: false, newer: false, reason, state: None, file: 0 }
     }
 }
 
@@ -556,9 +564,13 @@ impl Found {
         let mut replicas = Vec::new();
         let mut stopped = BTreeMap::new();
         for (key, named, left) in self.stopped {
-            let Left { patient, voted, damaged, final_word, reason, state, file } = left;
+            let Left { patient, voted, damaged, final_word, newer, reason, state, file } = left;
             tracing::error!(replica = %key, %drive, reason, "a replica is left out; its group goes on without it");
-            let hope = if final_word { Hope::Replacement } else { Hope::Fetch };
+            let hope = match (final_word, newer) {
+                (true, _) => Hope::Replacement,
+                (false, true) => Hope::NewerProgram,
+                (false, false) => Hope::Fetch,
+            };
             let machine = named.then(|| (shared.machine)(key.group));
             let mut one = Stopped::new(patient, voted, damaged, machine, hope, reason);
             // Above whatever another life left behind.

@@ -31,6 +31,13 @@ pub use rows::{Rows, RowsMut};
 /// `apply` must be a pure function of the rows and the command: no clock, no entropy, no I/O, no hash order.
 /// Sessions, applied index, configuration and the rolling state hash (I9) are kept by this crate beside the rows.
 pub trait StateMachine: Send + Sync + 'static {
+    /// The newest version of commands and rows that this program knows, from 1 on. A group applies its commands at the version
+    /// on which its members agreed ([`RowsMut::version`]); its leader raises that when all of them know a newer one. So what a
+    /// version adds must be refused at the versions before it: some replicas do not know it yet.
+    fn version(&self) -> u32 {
+        1
+    }
+
     /// Apply a committed command and return the reply for its proposer. Every command gets a reply, also one
     /// that does not decode.
     fn apply(&self, rows: &mut RowsMut<'_>, command: &[u8]) -> Vec<u8>;

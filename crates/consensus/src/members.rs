@@ -28,6 +28,8 @@ pub struct Members {
     pub parting: Vec<ReplicaPlace>,
     /// The greatest replica id that ever belonged, or never may: ids up to it that do not belong are gone for good.
     pub last: ReplicaId,
+    /// The version at which the group applies its commands, see [`crate::StateMachine::version`]; 1 at the founding.
+    pub machine: u32,
 }
 
 /// A step from one configuration to another. Each can be asked for again: what is so already stays as it is.
@@ -43,6 +45,8 @@ pub enum Change {
     Release,
     /// A learner goes. One that never came is never to come.
     RemoveLearner(ReplicaId),
+    /// Commands from here on are applied at this version. A replica whose program does not know it stops until it does.
+    Raise(u32),
 }
 
 /// Why a configuration stays as it is although something else was asked for.
@@ -67,7 +71,15 @@ impl Members {
     /// The configuration with which a group begins.
     pub fn founding(spec: &GroupSpec) -> Members {
         let last = spec.voters.iter().map(|voter| voter.replica).max().unwrap_or(ReplicaId(0));
-        Members { version: 0, voters: spec.voters.clone(), outgoing: Vec::new(), learners: Vec::new(), parting: Vec::new(), last }
+        Members {
+            version: 0,
+            voters: spec.voters.clone(),
+            outgoing: Vec::new(),
+            learners: Vec::new(),
+            parting: Vec::new(),
+            last,
+            machine: 1,
+        }
     }
 
     /// Everybody who belongs, or is parting, each once.
@@ -128,6 +140,7 @@ impl Members {
             Change::Leave => self.leave(),
             Change::Release => !std::mem::take(&mut self.parting).is_empty(),
             Change::RemoveLearner(replica) => self.remove_learner(replica)?,
+            Change::Raise(version) => self.raise(version),
         };
         self.version += u64::from(changed);
         Ok(changed)
@@ -161,6 +174,12 @@ impl Members {
         self.outgoing = self.voters.clone();
         self.voters[voter] = self.learners.remove(learner);
         Ok(true)
+    }
+
+    fn raise(&mut self, version: u32) -> bool {
+        let raised = version > self.machine;
+        self.machine = self.machine.max(version);
+        raised
     }
 
     fn leave(&mut self) -> bool {
@@ -228,7 +247,7 @@ impl Change {
                 change.set_changes(vec![single(ConfChangeType::AddNode, enters), single(ConfChangeType::RemoveNode, leaves)].into());
             }
             Change::Leave => {}
-            Change::Release => return None,
+            Change::Release | Change::Raise(_) => return None,
             Change::RemoveLearner(replica) => change.set_changes(vec![single(ConfChangeType::RemoveNode, replica)].into()),
         }
         Some(change)

@@ -33,6 +33,8 @@ const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 
 /// Entries that a learner may lack when it is made a voter.
 const CAUGHT_UP_ENTRIES: u64 = 128;
+/// Ticks between two looks at whether the version of a group's commands can be raised.
+const VERSION_TICKS: u64 = 16;
 /// Ticks in which a leader that will not stay a voter tries to hand leadership over.
 const HANDOVER_TICKS: u64 = 30;
 
@@ -86,6 +88,9 @@ pub(crate) struct Replica {
     met: BTreeMap<ReplicaId, NodeId>,
     /// Ticks that this replica leads in a joint configuration.
     joint_ticks: u64,
+    /// While it leads: up to which version the programs of the others know commands, and at which tick of `ticks` they said so.
+    knows: BTreeMap<ReplicaId, (u32, u64)>,
+    ticks: u64,
     pub raw: RawNode<Store>,
     pub machine: Arc<dyn StateMachine>,
     pub state: Arc<State>,
@@ -167,6 +172,8 @@ impl Replica {
             members: meta.members,
             met: BTreeMap::new(),
             joint_ticks: 0,
+            knows: BTreeMap::new(),
+            ticks: 0,
             raw,
             machine,
             applied: meta.applied,
@@ -230,6 +237,7 @@ impl Replica {
             members: Some(self.members.clone()),
             trouble: self.diverged.then(|| "its state differs from that of another replica".to_owned()),
             to_be_replaced: false,
+            program_too_old: false,
             healed: self.healed.clone(),
         }
     }
@@ -333,6 +341,40 @@ impl Replica {
         runtime::probe!("consensus-joint-configuration-left-by-its-leader");
         let (waiter, _) = oneshot::channel();
         self.propose_change(step, waiter);
+    }
+
+    /// The program of another replica knows commands up to `version`.
+    pub(crate) fn note_known(&mut self, from: ReplicaId, version: u32) {
+        self.knows.insert(from, (version, self.ticks));
+    }
+
+    /// A tick went by. A leader raises the version of the group's commands when all who belong have said lately that they know
+    /// a newer one; a follower whose program does says so now and then: the leader to tell is returned.
+    pub(crate) fn agree_on_version(&mut self) -> Option<ReplicaPlace> {
+        self.ticks += 1;
+        let own = self.machine.version();
+        if own <= self.members.machine || !self.ticks.is_multiple_of(VERSION_TICKS) {
+            return None;
+        }
+        if !self.leads() {
+            self.knows.clear();
+            return self.leader().and_then(|leader| self.members.place(leader)).copied();
+        }
+        let lately = |replica: ReplicaId| {
+            let (version, at) = self.knows.get(&replica)?;
+            (at + 4 * VERSION_TICKS >= self.ticks).then_some(*version)
+        };
+        let others = self.others();
+        let known = others.iter().try_fold(own, |least, place| Some(least.min(lately(place.replica)?)));
+        let known = if runtime::planted("version-raised-before-all-know") { Some(own) } else { known };
+        if let Some(version) = known.filter(|version| *version > self.members.machine)
+            && !self.raw.raft.has_pending_conf()
+        {
+            runtime::probe!("consensus-machine-version-raised");
+            let (waiter, _) = oneshot::channel();
+            self.propose_change(Change::Raise(version), waiter);
+        }
+        None
     }
 
     /// Let Raft follow changes that were applied. True if this replica left its group for good.

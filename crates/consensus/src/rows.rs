@@ -37,6 +37,7 @@ enum RowsInner<'a> {
 pub struct RowsMut<'a> {
     inner: RowsMutInner<'a>,
     hash: &'a mut StateHash,
+    version: u32,
 }
 
 enum RowsMutInner<'a> {
@@ -172,8 +173,18 @@ impl<'a> Rows<'a> {
 }
 
 impl<'a> RowsMut<'a> {
-    pub(crate) fn of_table(table: redb::Table<'a, &'static [u8], &'static [u8]>, hash: &'a mut StateHash) -> RowsMut<'a> {
-        RowsMut { inner: RowsMutInner::Database(table), hash }
+    pub(crate) fn of_table(table: redb::Table<'a, &'static [u8], &'static [u8]>, hash: &'a mut StateHash, version: u32) -> RowsMut<'a> {
+        RowsMut { inner: RowsMutInner::Database(table), hash, version }
+    }
+
+    /// The version of commands and rows at which this group is, see [`StateMachine::version`](crate::StateMachine::version).
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Commands after this one are applied at `version`.
+    pub(crate) fn set_version(&mut self, version: u32) {
+        self.version = version;
     }
 
     /// The rolling hash, for writes beside the rows.
@@ -230,10 +241,18 @@ impl<'a> RowsMut<'a> {
 }
 
 /// Rows in memory behind the same types: for the unit tests of state machines.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryRows {
     rows: BTreeMap<Vec<u8>, Bytes>,
     hash: StateHash,
+    version: u32,
+}
+
+impl Default for MemoryRows {
+    /// No rows, at version 1.
+    fn default() -> MemoryRows {
+        MemoryRows { rows: BTreeMap::new(), hash: StateHash::default(), version: 1 }
+    }
 }
 
 impl MemoryRows {
@@ -244,7 +263,12 @@ impl MemoryRows {
 
     /// Rows for [`StateMachine::apply`](crate::StateMachine::apply).
     pub fn rows_mut(&mut self) -> RowsMut<'_> {
-        RowsMut { inner: RowsMutInner::Memory(&mut self.rows), hash: &mut self.hash }
+        RowsMut { inner: RowsMutInner::Memory(&mut self.rows), hash: &mut self.hash, version: self.version }
+    }
+
+    /// From now on commands are applied at `version`.
+    pub fn set_version(&mut self, version: u32) {
+        self.version = version;
     }
 
     /// The rolling hash over every write so far: equal machines fed equal commands agree on it.
@@ -293,7 +317,7 @@ mod tests {
             let mut hash = StateHash::default();
             let mut memory = MemoryRows::default();
             {
-                let mut rows = RowsMut::of_table(transaction.open_table(ROWS).unwrap(), &mut hash);
+                let mut rows = RowsMut::of_table(transaction.open_table(ROWS).unwrap(), &mut hash, 1);
                 let mut reference = memory.rows_mut();
                 for (key, value) in &writes {
                     match value {

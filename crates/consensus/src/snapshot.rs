@@ -108,6 +108,8 @@ pub(crate) struct Target {
     pub disk: Arc<dyn Disk>,
     pub name: String,
     pub key: Key,
+    /// Up to this version the program knows the group's commands.
+    pub known: u32,
 }
 
 /// Fetch all rows of `offer` from node `from` into a new state file; durable and proved when it returns.
@@ -120,7 +122,10 @@ pub(crate) async fn fetch(rpc: Rpc, from: NodeId, offer: SnapshotOffer, target: 
         state_hash: offer.state_hash,
         marks: offer.marks.clone(),
     };
-    let Target { disk, name, .. } = target;
+    let Target { disk, name, known, .. } = target;
+    if offer.members.machine > known {
+        return Err(Error::newer(offer.members.machine, known));
+    }
     let created = {
         let (disk, meta) = (disk.clone(), meta.clone());
         // Until it is sealed the file says that nothing was applied; no manifest names it anyway.

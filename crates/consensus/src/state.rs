@@ -33,12 +33,34 @@ const MARKS_MAX: usize = 8;
 #[error("state: {reason}")]
 pub(crate) struct Error {
     reason: String,
-    full: bool,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Damaged,
+    Full,
+    Newer,
 }
 
 impl Error {
     fn new(reason: impl Into<String>) -> Error {
-        Error { reason: reason.into(), full: false }
+        Error { reason: reason.into(), kind: Kind::Damaged }
+    }
+
+    fn of(reason: String, full: bool) -> Error {
+        Error { reason, kind: if full { Kind::Full } else { Kind::Damaged } }
+    }
+
+    /// The group applies its commands at `version`, and this program knows them up to `known`.
+    pub(crate) fn newer(version: u32, known: u32) -> Error {
+        let reason = format!("its group is at version {version} of its commands, this program knows them up to {known}: run a newer one");
+        Error { reason, kind: Kind::Newer }
+    }
+
+    /// What is there is good, and of a newer program.
+    pub(crate) fn is_newer(&self) -> bool {
+        self.kind == Kind::Newer
     }
 
     /// A snapshot cannot be had from who offered it.
@@ -48,20 +70,20 @@ impl Error {
 
     /// The drive had no room: what is there is good.
     pub(crate) fn is_full(&self) -> bool {
-        self.full
+        self.kind == Kind::Full
     }
 }
 
 impl From<redb::StorageError> for Error {
     fn from(error: redb::StorageError) -> Error {
         let full = matches!(&error, redb::StorageError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull);
-        Error { reason: error.to_string(), full }
+        Error::of(error.to_string(), full)
     }
 }
 
 impl From<runtime::disk::Error> for Error {
     fn from(error: runtime::disk::Error) -> Error {
-        Error { reason: error.to_string(), full: matches!(error, runtime::disk::Error::Full { .. }) }
+        Error::of(error.to_string(), matches!(error, runtime::disk::Error::Full { .. }))
     }
 }
 
@@ -168,8 +190,15 @@ impl State {
         Ok(State { database, apart: Mutex::new(meta.members.clone()), meta: Mutex::new(meta), mark_interval })
     }
 
-    /// Open the state in the file `name` as of its last checkpoint.
-    pub(crate) fn open(disk: &Arc<dyn Disk>, name: &str, cache_bytes: usize, mark_interval: u64, key: Key) -> Result<State, Error> {
+    /// Open the state in the file `name` as of its last checkpoint, for a program that knows commands up to version `known`.
+    pub(crate) fn open(
+        disk: &Arc<dyn Disk>,
+        name: &str,
+        cache_bytes: usize,
+        mark_interval: u64,
+        key: Key,
+        known: u32,
+    ) -> Result<State, Error> {
         let file = disk.open(name, Open::Existing)?;
         if file.is_empty()? {
             return Err(Error::new(format!("{name} is empty")));
@@ -180,6 +209,9 @@ impl State {
         let meta = read_meta(&database)?;
         if meta.key != key {
             return Err(Error::new(format!("{name} is of {}", meta.key)));
+        }
+        if meta.members.machine > known {
+            return Err(Error::newer(meta.members.machine, known));
         }
         Ok(State { database, apart: Mutex::new(meta.members.clone()), meta: Mutex::new(meta), mark_interval })
     }
@@ -199,13 +231,20 @@ impl State {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::None)?;
         {
-            let mut rows = RowsMut::of_table(transaction.open_table(ROWS)?, &mut hash);
+            let agreed = |members: &Members| {
+                if runtime::planted("applied-at-the-programs-own-version") { machine.version() } else { members.machine }
+            };
+            let mut rows = RowsMut::of_table(transaction.open_table(ROWS)?, &mut hash, agreed(&meta.members));
             let mut sessions = transaction.open_table(SESSIONS)?;
             for entry in entries {
                 assert_eq!(entry.index, meta.applied + 1, "entries are applied one after another, each once");
                 bytes += entry.data.len();
                 if kind_of(entry) == 1 {
                     let outcome = take_change(rows.hash(), &mut meta.members, &entry.data)?;
+                    if meta.members.machine > machine.version() {
+                        return Err(Error::newer(meta.members.machine, machine.version()));
+                    }
+                    rows.set_version(agreed(&meta.members));
                     if let Ok(Some(change)) = outcome {
                         changes.push((change, meta.members.clone()));
                     }
@@ -381,5 +420,69 @@ impl Frozen {
     /// What in the sessions contradicts itself, see [`session::contradiction`].
     pub(crate) fn session_contradiction(&self) -> Result<Option<String>, Error> {
         Ok(session::contradiction(&self.tables[1])?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::tests::MemoryDisk;
+    use crate::rows::MemoryRows;
+    use crate::{GroupSpec, ReplicaPlace};
+    use protocol::{DriveId, GroupId, NodeId, ReplicaId};
+    use raft::eraftpb::EntryType;
+
+    /// Writes the version at which it applied a command under the command.
+    struct Machine(u32);
+
+    impl StateMachine for Machine {
+        fn version(&self) -> u32 {
+            self.0
+        }
+
+        fn apply(&self, rows: &mut RowsMut<'_>, command: &[u8]) -> Vec<u8> {
+            let version = rows.version();
+            rows.put(command, &version.to_le_bytes());
+            vec![version as u8]
+        }
+
+        fn query(&self, _: &Rows<'_>, _: &[u8]) -> Vec<u8> {
+            Vec::new()
+        }
+    }
+
+    fn entry(index: u64, kind: EntryType, data: Vec<u8>) -> Entry {
+        let mut entry = Entry::default();
+        entry.set_entry_type(kind);
+        (entry.index, entry.term, entry.data) = (index, 1, data.into());
+        entry
+    }
+
+    #[test]
+    fn a_raised_version_holds_for_what_follows_and_stops_a_program_that_does_not_know_it() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+        let key = Key { group: GroupId(1), replica: ReplicaId(1) };
+        let place = ReplicaPlace { replica: key.replica, node: NodeId(1), drive: DriveId(1) };
+        let members = Members::founding(&GroupSpec { group: key.group, voters: vec![place] });
+        let meta = Meta { key, applied: 0, term: 0, members, state_hash: 0, marks: Vec::new() };
+        let name = format!("{}/state", crate::log::FOLDER);
+        let state = State::create(&disk, &name, 1 << 20, 1024, meta).unwrap();
+        let command = |index, name: &[u8]| entry(index, EntryType::EntryNormal, wire::encode_command(None, name));
+        let raise = entry(2, EntryType::EntryConfChangeV2, Change::Raise(2).encode());
+        let entries = [command(1, b"before"), raise, command(3, b"after")];
+        let refused = state.apply(&Machine(1), &entries).err().expect("it does not know version 2");
+        assert!(refused.is_newer() && refused.to_string().contains("version 2"), "{refused}");
+        assert_eq!(state.meta().applied, 0, "nothing of it was applied");
+        let applied = state.apply(&Machine(2), &entries).unwrap();
+        let replies: Vec<&[u8]> = applied.answers.iter().map(|(.., reply)| reply.as_ref()).collect();
+        assert_eq!((replies[0], replies[2]), (&[1][..], &[2][..]));
+        state.checkpoint().unwrap();
+        drop(state);
+        let open = |known| State::open(&disk, &name, 1 << 20, 1024, key, known);
+        assert!(open(1).err().is_some_and(|error| error.is_newer()));
+        let state = open(2).unwrap();
+        assert_eq!(state.apply(&Machine(3), &[command(4, b"later")]).unwrap().answers[0].3, Bytes::from_static(&[2]));
+        let mut rows = MemoryRows::default();
+        assert_eq!(Machine(2).apply(&mut rows.rows_mut(), b"x"), [1], "rows in memory begin at version 1");
     }
 }

@@ -150,6 +150,8 @@ pub(crate) enum Note {
     Gone { group: GroupId, to: ReplicaId, from: ReplicaId },
     /// Nobody sends `from` entries: has it left for good?
     AmIGone { group: GroupId, to: ReplicaId, from: ReplicaId },
+    /// The program of `from` knows commands up to this version, which is newer than that of the group.
+    Knows { group: GroupId, to: ReplicaId, from: ReplicaId, version: u32 },
 }
 
 impl Note {
@@ -158,13 +160,18 @@ impl Note {
             Note::Hash { group, to, .. }
             | Note::SnapshotFailed { group, to, .. }
             | Note::Gone { group, to, .. }
-            | Note::AmIGone { group, to, .. } => Key { group: *group, replica: *to },
+            | Note::AmIGone { group, to, .. }
+            | Note::Knows { group, to, .. } => Key { group: *group, replica: *to },
         }
     }
 
     pub(crate) fn from(&self) -> ReplicaId {
         match self {
-            Note::Hash { from, .. } | Note::SnapshotFailed { from, .. } | Note::Gone { from, .. } | Note::AmIGone { from, .. } => *from,
+            Note::Hash { from, .. }
+            | Note::SnapshotFailed { from, .. }
+            | Note::Gone { from, .. }
+            | Note::AmIGone { from, .. }
+            | Note::Knows { from, .. } => *from,
         }
     }
 }

@@ -82,6 +82,8 @@ faults! {
     Pause = "pause", Nodes, Ends, Processes;
     /// Orderly stop and start, one after another.
     RollingRestart = "rolling-restart", Nodes, Processes;
+    /// A rolling restart in which each node comes back with the next program.
+    RollingUpgrade = "rolling-upgrade", Nodes;
 
     /// Between the struck nodes and all others, both directions are silent.
     Partition = "partition", Links, Ends;
@@ -215,6 +217,7 @@ mod tests {
             named(|fault| !fault.ends()),
             [
                 "rolling-restart",
+                "rolling-upgrade",
                 "reset-connections",
                 "clock-jump",
                 "drive-gone",

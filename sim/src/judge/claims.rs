@@ -141,6 +141,7 @@ mod tests {
             state_hash: 0,
             trouble: None,
             to_be_replaced: false,
+            program_too_old: false,
             healed: None,
         }
     }

@@ -5,6 +5,7 @@
 
 use super::drives::Drives;
 use super::witness::{Version, Witness, Written};
+use crate::next;
 use crate::violation::Violation;
 use consensus::inspect::{LogView, LoggedEntry, ReplicaLog};
 use consensus::{GroupSpec, ReplicaPlace};
@@ -26,7 +27,7 @@ pub struct Logs {
 
 impl Logs {
     pub fn new(groups: Vec<GroupSpec>) -> Logs {
-        let witnesses = groups.iter().map(|spec| (spec.group, Witness::new(spec.group, node::inspect::machine(spec.group)))).collect();
+        let witnesses = groups.iter().map(|spec| (spec.group, Witness::new(spec.group, next::machine(spec.group)))).collect();
         Logs {
             groups: groups.into_iter().map(|spec| (spec.group, spec)).collect(),
             views: BTreeMap::new(),

@@ -33,7 +33,7 @@ use jepsen_like::scenario::{Acknowledged, Scenario};
 use jepsen_like::workload::{self, Standing};
 use ledger::Ledger;
 use logs::Logs;
-use protocol::{BlobId, BucketId, DriveId, GroupId, Home};
+use protocol::{BlobId, BucketId, DriveId, GroupId, Home, ReplicaId};
 use runtime::side;
 use runtime::time::Instant;
 use slots::Slots;
@@ -66,6 +66,8 @@ struct State {
     struck: BTreeSet<(DriveId, String)>,
     /// Drives that were out of reach or showed wrong bytes at some time.
     touched: BTreeSet<DriveId>,
+    /// Replicas whose programs were too old for their groups.
+    too_old: BTreeSet<ReplicaId>,
 }
 
 impl Judge {
@@ -82,6 +84,7 @@ impl Judge {
             volumes: Volumes::default(),
             struck: BTreeSet::new(),
             touched: BTreeSet::new(),
+            too_old: BTreeSet::new(),
         });
         Judge { scenario: scenario.clone(), cluster, drives, state }
     }
@@ -197,11 +200,16 @@ impl Judge {
             *known = (*known).max(replica.committed);
         }
         let mut guard = self.state.lock().expect("nothing panics under this lock");
-        let State { logs, claims, volumes, found, missing, .. } = &mut *guard;
+        let State { logs, claims, volumes, found, missing, too_old, .. } = &mut *guard;
         found.extend(logs.advance(&self.drives, &committed));
         claims.note(side::elapsed_ns(), &status);
         claims.judge(&status, logs);
         missing.extend(volumes.judge(logs, &self.drives));
+        // No fault takes a program back, so no group may be further than any of its replicas can follow.
+        for old in status.iter().filter(|status| status.program_too_old && too_old.insert(status.replica)) {
+            let text = format!("replica {} of group {} cannot follow: {:?}", old.replica, old.group, old.trouble);
+            found.push(Violation::new("version-known-to-all", text));
+        }
         guard
     }
 

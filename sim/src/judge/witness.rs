@@ -5,9 +5,9 @@
 use super::rules::Rules;
 use crate::violation::Violation;
 use bytes::Bytes;
-use consensus::StateMachine;
-use consensus::inspect::{LoggedEntry, Session, decode_command};
+use consensus::inspect::{LoggedEntry, Session, decode_change, decode_command};
 use consensus::rows::MemoryRows;
+use consensus::{Change, StateMachine};
 use metadata::commands::{Command, Reply};
 use metadata::rows::{PartRow, decode};
 use metadata::{Applied, Completed, keys};
@@ -133,7 +133,10 @@ impl Witness {
         assert_eq!(index, self.applied + 1, "entries are applied one after another");
         self.applied = index;
         if entry.change {
-            // Who belongs to the group is no business of its state machine.
+            // Who belongs to the group is no business of its state machine; at which version commands are is.
+            if let Some(Change::Raise(version)) = decode_change(&entry.data) {
+                self.rows.set_version(version);
+            }
             return;
         }
         let Some((session, command)) = decode_command(&entry.data) else { return };

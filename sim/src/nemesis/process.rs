@@ -38,7 +38,7 @@ pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) -> bool {
             pause(blow).await;
             return true;
         }
-        Fault::RollingRestart => {
+        Fault::RollingRestart | Fault::RollingUpgrade => {
             rolling_restart(blow).await;
             return true;
         }
@@ -102,6 +102,9 @@ async fn rolling_restart(blow: &Blow<'_>) {
     for node in nodes {
         let next = time::now() + turn;
         world.stop(*node).await;
+        if blow.planned.fault == Fault::RollingUpgrade {
+            world.cluster.upgrade(*node);
+        }
         world.bring_up(*node);
         time::sleep_until(next).await;
     }

@@ -68,6 +68,7 @@ pub fn cost(fault: Fault) -> Cost {
         | Fault::LastBatchRot
         | Fault::Pause
         | Fault::RollingRestart
+        | Fault::RollingUpgrade
         | Fault::Partition
         | Fault::AsymmetricPartition
         | Fault::Ring
@@ -189,7 +190,7 @@ impl Budget {
         let of_node = |node| self.shape.drives_of(node).collect::<BTreeSet<Place>>();
         let either: Vec<BTreeSet<Place>> = match (&fault.aim, fault.fault) {
             // One after another.
-            (Aim::Nodes(nodes), Fault::RollingRestart) => nodes.iter().copied().map(of_node).collect(),
+            (Aim::Nodes(nodes), Fault::RollingRestart | Fault::RollingUpgrade) => nodes.iter().copied().map(of_node).collect(),
             // Its node starts again without one of its own.
             (Aim::Drives(places), Fault::DriveMountedTwice) => places.last().map(|place| of_node(place.node)).into_iter().collect(),
             _ => match fault.aim.places(&self.shape) {

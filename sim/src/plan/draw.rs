@@ -97,7 +97,7 @@ fn strike(nemesis: &Nemesis, shape: &Shape, number: u64, when: Moment, random: &
     }
     let lasts = match (&aim, fault) {
         // One after another, each for this time.
-        (Aim::Nodes(nodes), Fault::RollingRestart) => lasts * nodes.len() as u32,
+        (Aim::Nodes(nodes), Fault::RollingRestart | Fault::RollingUpgrade) => lasts * nodes.len() as u32,
         _ if fault.ends() => lasts,
         _ => Duration::ZERO,
     };

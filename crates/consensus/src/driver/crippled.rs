@@ -44,6 +44,8 @@ pub(crate) enum Hope {
     Replacement,
     /// What it lost can be fetched.
     Fetch,
+    /// Nothing in this life: it is good, and of a newer program.
+    NewerProgram,
     /// Its drive had no room: once the state is closed everywhere it is opened again.
     Reopen(Weak<State>),
 }
@@ -163,6 +165,7 @@ impl Stopped {
                 None => self.reason.clone(),
             }),
             to_be_replaced: matches!(self.hope, Hope::Replacement),
+            program_too_old: matches!(self.hope, Hope::NewerProgram),
             healed: None,
         }
     }
@@ -248,7 +251,7 @@ impl Driver {
                 continue;
             }
             match &stopped.hope {
-                Hope::Replacement => {}
+                Hope::Replacement | Hope::NewerProgram => {}
                 Hope::Reopen(open) if open.strong_count() > 0 => stopped.later(),
                 Hope::Reopen(_) => self.reopen(key),
                 Hope::Fetch if stopped.patient.lost.is_empty() && stopped.state.is_some() => self.wake(key),
@@ -300,6 +303,9 @@ impl Driver {
                 }
             }
             Step::Installed(file, Err(error)) => {
+                if error.is_newer() {
+                    stopped.hope = Hope::NewerProgram;
+                }
                 stopped.progress = Some(format!("a state could not be fetched: {error}"));
                 self.remove_file(state_name(key, file), None);
             }
@@ -316,6 +322,7 @@ impl Driver {
                 stopped.at = time::now();
             }
             Step::Reopened(Err(error)) if error.is_full() => {}
+            Step::Reopened(Err(error)) if error.is_newer() => stopped.hope = Hope::NewerProgram,
             Step::Reopened(Err(_)) => {
                 stopped.hope = Hope::Fetch;
                 stopped.full = false;
@@ -357,7 +364,8 @@ impl Driver {
         stopped.busy = true;
         let file = stopped.next_file;
         stopped.next_file += 1;
-        let target = Target { disk: self.disk.clone(), name: state_name(key, file), key };
+        let known = (self.shared.machine)(key.group).version();
+        let target = Target { disk: self.disk.clone(), name: state_name(key, file), key, known };
         let (rpc, settings, disk) = (self.shared.rpc.clone(), self.shared.settings.clone(), self.disk.clone());
         let manifest = Manifest { drive: self.drive, key, file };
         self.jobs.push(Box::pin(async move {
@@ -382,9 +390,10 @@ impl Driver {
         stopped.later();
         let name = state_name(key, stopped.file);
         let (disk, settings) = (self.disk.clone(), self.shared.settings.clone());
+        let known = (self.shared.machine)(key.group).version();
         self.jobs.push(Box::pin(async move {
             let run = disk.clone();
-            let open = move || catching(|| State::open(&disk, &name, settings.cache_bytes, settings.mark_interval, key));
+            let open = move || catching(|| State::open(&disk, &name, settings.cache_bytes, settings.mark_interval, key, known));
             Done::Healing { key, step: Step::Reopened(disk::run(&run, open).await) }
         }));
     }

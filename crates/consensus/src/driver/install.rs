@@ -31,7 +31,7 @@ impl Driver {
         replica.fetching = true;
         let file = replica.next_file;
         replica.next_file += 1;
-        let target = Target { disk: self.disk.clone(), name: state_name(key, file), key };
+        let target = Target { disk: self.disk.clone(), name: state_name(key, file), key, known: replica.machine.version() };
         let (rpc, settings) = (self.shared.rpc.clone(), self.shared.settings.clone());
         self.jobs.push(Box::pin(async move {
             let result = snapshot::fetch(rpc, from, offer, target, settings).await;
@@ -49,6 +49,10 @@ impl Driver {
                 // Raft takes it in this very turn, or never.
                 self.ready(key);
                 self.dirty.insert(key);
+            }
+            Err(error) if error.is_newer() => {
+                self.remove_file(state_name(key, file), None);
+                return self.stop_of(key, &error);
             }
             Err(error) => {
                 tracing::warn!(replica = %key, %error, "a snapshot could not be fetched");

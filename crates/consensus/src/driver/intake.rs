@@ -157,6 +157,7 @@ impl Driver {
         match note {
             // Had it gone, it would have been told.
             Note::Gone { .. } | Note::AmIGone { .. } => {}
+            Note::Knows { from, version, .. } => replica.note_known(from, version),
             Note::Hash { from, index, hash, .. } => {
                 replica.heard.entry(index).or_default().insert(from, hash);
                 self.compare(key);
@@ -180,9 +181,14 @@ impl Driver {
         // After a pause the missed ticks are not made up for: they would depose leaders that nobody missed.
         self.next_tick = (self.next_tick + self.shared.settings.tick).max(now);
         self.ticks += 1;
+        let mut tell = Vec::new();
         for replica in self.replicas.values_mut() {
             replica.tick_reads();
             replica.finish_exchange();
+            if let Some(leader) = replica.agree_on_version() {
+                let (group, from, version) = (replica.key.group, replica.key.replica, replica.machine.version());
+                tell.push((leader.node, Note::Knows { group, to: leader.replica, from, version }));
+            }
             if replica.raw.tick() {
                 self.dirty.insert(replica.key);
             }
@@ -210,6 +216,9 @@ impl Driver {
             if !replica.waiting.is_empty() || replica.raw.has_ready() {
                 self.dirty.insert(replica.key);
             }
+        }
+        for (node, note) in tell {
+            self.send_note(node, note);
         }
         if self.ticks.is_multiple_of(OUTSIDE_TICKS) {
             self.ask_whether_gone();

@@ -20,6 +20,8 @@ pub(super) enum Stop {
     Full,
     /// The log of the drive is gone.
     Log,
+    /// Its group is at a version of its commands that this program does not know.
+    Newer,
 }
 
 impl Driver {
@@ -79,7 +81,12 @@ impl Driver {
 
     /// The state of a replica cannot be read or written.
     pub(super) fn stop_of(&mut self, key: Key, error: &Error) {
-        self.stop(key, &error.to_string(), if error.is_full() { Stop::Full } else { Stop::State });
+        let why = match error {
+            error if error.is_full() => Stop::Full,
+            error if error.is_newer() => Stop::Newer,
+            _ => Stop::State,
+        };
+        self.stop(key, &error.to_string(), why);
     }
 
     /// A replica cannot go on as it is. Whether and how it can be healed is seen to from the next tick on.
@@ -93,6 +100,7 @@ impl Driver {
         let hope = match why {
             Stop::Damaged => Hope::Replacement,
             Stop::State => Hope::Fetch,
+            Stop::Newer => Hope::NewerProgram,
             Stop::Full | Stop::Log => Hope::Reopen(Arc::downgrade(&replica.state)),
         };
         let full = matches!(why, Stop::Full);

@@ -83,20 +83,22 @@ fn golden_bytes_of_changes() {
     assert_eq!(bytes(Change::Leave), [1, 2]);
     assert_eq!(bytes(Change::Release), [1, 3]);
     assert_eq!(bytes(Change::RemoveLearner(ReplicaId(300))), [1, 4, 0xac, 2]);
+    assert_eq!(bytes(Change::Raise(2)), [1, 5, 2]);
     let mut members = founding(1);
     members.take(Change::AddLearner(place(2))).unwrap();
-    assert_eq!(wire::encode(&members), [1, 1, 1, 1, 11, 101, 0, 1, 2, 12, 102, 0, 2]);
+    assert_eq!(wire::encode(&members), [1, 1, 1, 1, 11, 101, 0, 1, 2, 12, 102, 0, 2, 1]);
 }
 
 impl Arbitrary for Change {
     fn arbitrary(random: &mut Gen) -> Change {
         let mut id = || ReplicaId(1 + u64::arbitrary(random) % 9);
         let (one, other) = (id(), id());
-        match u8::arbitrary(random) % 7 {
+        match u8::arbitrary(random) % 8 {
             0 | 1 => Change::AddLearner(place(one.0)),
             2 | 3 => Change::Exchange { enters: one, leaves: other },
             4 => Change::Leave,
             5 => Change::Release,
+            6 => Change::Raise(one.0 as u32),
             _ => Change::RemoveLearner(one),
         }
     }
@@ -128,6 +130,7 @@ quickcheck! {
             assert_eq!(members.version, before.version + 1);
             assert_eq!(members.voters.len(), 3, "a group keeps its number of voters");
             assert!(gone.iter().all(|id| members.place(*id).is_none()), "{gone:?} {members:?}");
+            assert!(members.machine >= before.machine, "a version is never taken back");
             gone.extend(before.all().map(|place| place.replica).filter(|id| members.place(*id).is_none()));
             assert!(gone.iter().all(|id| members.is_gone(*id)));
         }

@@ -70,7 +70,9 @@ fn keeps_enough(shape: &Shape, away: &BTreeSet<Place>, random: &mut ChaCha12Rng)
 /// What a fault takes away at some moment.
 fn taken(fault: &Planned, shape: &Shape, random: &mut ChaCha12Rng) -> BTreeSet<Place> {
     match (&fault.aim, fault.fault) {
-        (Aim::Nodes(nodes), Fault::RollingRestart) => shape.drives_of(nodes[random.random_range(0..nodes.len())]).collect(),
+        (Aim::Nodes(nodes), Fault::RollingRestart | Fault::RollingUpgrade) => {
+            shape.drives_of(nodes[random.random_range(0..nodes.len())]).collect()
+        }
         (Aim::Drives(places), Fault::DriveMountedTwice) => shape.drives_of(places[places.len() - 1].node).collect(),
         _ => match fault.aim.places(shape) {
             Some(places) => places.into_iter().collect(),
