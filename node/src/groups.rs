@@ -1,6 +1,7 @@
 //! What is left of each group on the drives at hand, for an operator whose group has no quorum. Reads, and changes nothing.
 
 use consensus::inspect::{LogView, ReplicaLog, read_checkpoint};
+use consensus::{Members, ReplicaPlace};
 use protocol::{DriveId, GroupId, ReplicaId};
 use runtime::disk::Disk;
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub struct Remains {
     pub missing: Vec<u64>,
     /// Applied index, number of rows and state hash of its state; or why that cannot be read.
     pub state: Result<(u64, u64, u64), String>,
+    /// Who belongs to the group, by its state.
+    pub members: Option<Members>,
 }
 
 impl Remains {
@@ -56,6 +59,30 @@ impl Survey {
         self.remains.iter().filter(|one| rank(one).is_some()).max_by_key(rank)
     }
 
+    /// Who belongs to the group, by the newest that was found.
+    pub fn members(&self) -> Option<&Members> {
+        self.remains.iter().filter_map(|one| one.members.as_ref()).max_by_key(|members| members.version)
+    }
+
+    /// Voters of which no drive that is here has anything whole.
+    pub fn absent(&self) -> Vec<ReplicaPlace> {
+        let here = |place: &ReplicaPlace| self.remains.iter().any(|one| one.replica == place.replica && one.whole_to() == Some(one.last.0));
+        let all = self.members().into_iter().flat_map(|members| members.voters.iter().chain(&members.outgoing));
+        let mut absent: Vec<ReplicaPlace> = all.filter(|place| !here(place)).copied().collect();
+        absent.sort_by_key(|place| place.replica);
+        absent.dedup();
+        absent
+    }
+
+    /// Whether a command may have been acknowledged of which nothing here knows: enough voters are absent to commit it without
+    /// any that is here.
+    pub fn is_blind(&self) -> bool {
+        let Some(members) = self.members() else { return true };
+        let absent = self.absent();
+        let quorum = |voters: &[ReplicaPlace]| voters.iter().filter(|voter| absent.contains(voter)).count() > voters.len() / 2;
+        quorum(&members.voters) && (members.outgoing.is_empty() || quorum(&members.outgoing))
+    }
+
     /// Entries that some replica has, or knows to be committed, and the best survivor does not: acknowledged commands may be
     /// among them. What only drives that are not here have nobody can say.
     pub fn in_doubt(&self) -> Option<(u64, u64)> {
@@ -67,7 +94,8 @@ impl Survey {
 
 impl fmt::Display for Survey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "group {}: {} replicas found", self.group, self.remains.len())?;
+        let voters = self.members().map_or(0, |members| members.voters.len());
+        writeln!(f, "group {}: {} replicas found, of {voters} voters", self.group, self.remains.len())?;
         for one in &self.remains {
             let (last, last_term) = one.last;
             write!(f, "  replica {} on {} (drive {}): term {}, voted for {}, ", one.replica, one.label, one.drive, one.term, one.vote)?;
@@ -85,11 +113,18 @@ impl fmt::Display for Survey {
             Some(best) => writeln!(f, "  best: replica {} on {}, whole to {}", best.replica, best.label, best.whole_to().unwrap_or(0))?,
             None => writeln!(f, "  none of them could go on")?,
         }
+        for place in self.absent() {
+            writeln!(f, "  not here, or not whole: replica {} of node {}, drive {}", place.replica, place.node, place.drive)?;
+        }
         match self.in_doubt() {
             Some((from, to)) => {
-                writeln!(f, "  IN DOUBT: entries {from} to {to} are known of and not in it; acknowledged commands may be among them")
+                writeln!(f, "  IN DOUBT: entries {from} to {to} are known of and not in it; acknowledged commands may be among them")?;
             }
-            None => writeln!(f, "  nothing that these drives know of would be lost"),
+            None => writeln!(f, "  nothing that these drives know of would be lost")?,
+        }
+        match self.is_blind() {
+            true => writeln!(f, "  UNKNOWN: those who are not here may have acknowledged commands without any that is; bring more drives"),
+            false => writeln!(f, "  every command that was acknowledged is known to one of these drives"),
         }
     }
 }
@@ -102,6 +137,17 @@ pub fn survey(drives: &[(DriveId, Arc<dyn Disk>)]) -> (Vec<Survey>, Vec<String>)
         let mut view = LogView::default();
         if let Err(error) = view.advance(disk.as_ref()) {
             unreadable.push(format!("{}: its log cannot be read: {error}", disk.label()));
+        }
+        match view.is_cut_short(disk.as_ref()) {
+            Ok(false) => {}
+            Ok(true) => unreadable.push(format!(
+                "{}: a part of its log is damaged, and what follows it could not be read: terms, votes and entries are older than the truth",
+                disk.label()
+            )),
+            Err(error) => unreadable.push(format!("{}: its log cannot be read: {error}", disk.label())),
+        }
+        if view.lost_batches() > 0 {
+            unreadable.push(format!("{}: {} batches of its log are lost", disk.label(), view.lost_batches()));
         }
         for ((group, replica), log) in view.replicas() {
             groups.entry(*group).or_default().push(remains(*drive, disk, *group, *replica, log));
@@ -121,13 +167,16 @@ fn remains(drive: DriveId, disk: &Arc<dyn Disk>, group: GroupId, replica: Replic
     let last = entries.next_back().map_or(of_state, |(index, entry)| (*index, entry.term));
     let missing = (log.start + 1..=last.0.max(log.commit)).filter(|index| !log.entries.contains_key(index)).collect();
     let ReplicaLog { term, vote, commit, start, .. } = *log;
+    let members = state.as_ref().ok().map(|state| state.members.clone());
     let state = state.map(|state| (state.applied, state.rows, state.state_hash));
-    Remains { replica, drive, label: disk.label().to_owned(), term, vote, commit, start, last, missing, state }
+    Remains { replica, drive, label: disk.label().to_owned(), term, vote, commit, start, last, missing, state, members }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use consensus::GroupSpec;
+    use protocol::NodeId;
 
     fn remains(replica: u64, last: (u64, u64), commit: u64, missing: &[u64], state: Option<u64>) -> Remains {
         Remains {
@@ -141,7 +190,34 @@ mod tests {
             last,
             missing: missing.to_vec(),
             state: state.map(|applied| (applied, 7, 0xabc)).ok_or_else(|| "the state is damaged".to_owned()),
+            members: state.map(|_| members(3)),
         }
+    }
+
+    fn members(voters: u64) -> Members {
+        let place = |id| ReplicaPlace { replica: ReplicaId(id), node: NodeId(id), drive: DriveId(id) };
+        Members::founding(&GroupSpec { group: GroupId(2), voters: (1..=voters).map(place).collect() })
+    }
+
+    #[test]
+    fn what_the_absent_may_have_acknowledged_among_themselves_is_unknown() {
+        let whole = |id| remains(id, (12, 3), 10, &[], Some(5));
+        let survey = |remains: Vec<Remains>| Survey { group: GroupId(2), remains };
+        let one = survey(vec![whole(1)]);
+        assert_eq!(one.absent().iter().map(|place| place.replica.0).collect::<Vec<_>>(), [2, 3]);
+        assert!(one.is_blind() && one.to_string().contains("UNKNOWN"), "two of three commit without the third");
+        let two = survey(vec![whole(1), whole(3)]);
+        assert!(!two.is_blind() && two.to_string().contains("not here, or not whole: replica 2 of node 2, drive 2"));
+        let damaged = survey(vec![whole(1), remains(3, (12, 3), 10, &[11], Some(5))]);
+        assert!(damaged.is_blind(), "who lost entries cannot tell what it acknowledged");
+        // In a joint configuration both sides have to agree.
+        let mut joint = members(3);
+        joint.outgoing = joint.voters.clone();
+        joint.voters[0].replica = ReplicaId(4);
+        joint.version = 7;
+        let joint = survey(vec![whole(1), Remains { members: Some(joint), ..whole(2) }]);
+        assert_eq!(joint.absent().iter().map(|place| place.replica.0).collect::<Vec<_>>(), [3, 4]);
+        assert!(!joint.is_blind(), "of those before, two are here");
     }
 
     #[test]

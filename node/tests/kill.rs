@@ -204,6 +204,15 @@ fn a_drive_whose_raft_log_is_damaged_goes_on_with_its_shards() {
     // Two batches and more: who follows cannot name whose entries they held.
     bytes[512..16 << 10].fill(0xa5);
     std::fs::write(&log, bytes).unwrap();
+    let inspect = |folders: &[std::path::PathBuf]| {
+        let output = server::keepstone().args(["group", "inspect"]).args(folders).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = inspect(&folders(&data));
+    assert!(told.lines().any(|line| line.contains("drive-6") && line.contains("log is damaged")), "{told}");
+    assert!(told.contains("of 5 voters") && told.contains("every command that was acknowledged is known"), "{told}");
+    assert!(!told.contains("UNKNOWN"), "{told}");
+    assert!(inspect(&folders(&data)[..2]).contains("UNKNOWN: those who are not here"), "two of five tell little");
     let up = Up::start(&data);
     assert!(up.printed.lines().any(|line| line.contains("WITHOUT METADATA") && line.contains("drive-6")), "{}", up.printed);
     assert!(!up.printed.contains("REFUSED"), "{}", up.printed);

@@ -155,6 +155,31 @@ impl LogView {
         self.lost_batches
     }
 
+    /// Whether the drive holds batches, or rotten sectors, behind the place where reading ended: what is there is lost, and nobody
+    /// can tell whose terms, votes and entries it held. A last batch that was torn is not such a loss: its sectors are whole or not
+    /// written.
+    pub fn is_cut_short(&self, disk: &dyn Disk) -> disk::Result<bool> {
+        for entry in disk.list(FOLDER)? {
+            let Some(generation) = generation_of(&entry.name) else { continue };
+            let (from, after) = match self.at {
+                Some(at) if generation < at.generation => continue,
+                Some(at) if generation == at.generation => (at.sector, Some(at.batch)),
+                _ => (0, None),
+            };
+            let file = disk.open(&segment_name(generation), Open::Existing)?;
+            let (_, found) = sectors(&file, generation, from, u32::MAX)?;
+            let lost = |found: &Found| match found {
+                Found::Good(header) => after.is_none_or(|after| header.batch > after),
+                Found::Rotten => true,
+                Found::Unwritten => false,
+            };
+            if found.iter().any(lost) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Read the batches of segment `generation` that follow, at most to sector `end`.
     fn read_on(&mut self, disk: &dyn Disk, generation: u64, end: Option<u32>) -> disk::Result<bool> {
         let file = disk.open(&segment_name(generation), Open::Existing)?;
