@@ -190,6 +190,30 @@ def versions():
     s3.delete_bucket(Bucket=bucket)
 
 
+def tags():
+    key, want = "tagged", [{"Key": "a b", "Value": "ü/+="}, {"Key": "c", "Value": ""}]
+    put = s3.put_object(Bucket=BUCKET, Key=key, Body=b"x", Tagging="c=&a+b=%C3%BC%2F%2B%3D")
+    must(s3.get_object_tagging(Bucket=BUCKET, Key=key)["TagSet"] == want, f"{s3.get_object_tagging(Bucket=BUCKET, Key=key)}")
+    got = s3.get_object(Bucket=BUCKET, Key=key)
+    must(got["TagCount"] == 2 and got["ETag"] == put["ETag"], f"{got}")
+    s3.put_object_tagging(Bucket=BUCKET, Key=key, Tagging={"TagSet": [{"Key": "d", "Value": "4"}]})
+    s3.copy_object(Bucket=BUCKET, Key="tagged copy", CopySource={"Bucket": BUCKET, "Key": key})
+    s3.copy_object(Bucket=BUCKET, Key="tagged anew", CopySource={"Bucket": BUCKET, "Key": key}, TaggingDirective="REPLACE", Tagging="e=5")
+    names = {name: s3.get_object_tagging(Bucket=BUCKET, Key=name)["TagSet"] for name in (key, "tagged copy", "tagged anew")}
+    must([row[0]["Key"] for row in names.values()] == ["d", "d", "e"], f"{names}")
+    upload = s3.create_multipart_upload(Bucket=BUCKET, Key="tagged upload", Tagging="f=6")["UploadId"]
+    part = s3.upload_part(Bucket=BUCKET, Key="tagged upload", UploadId=upload, PartNumber=1, Body=b"part")["ETag"]
+    s3.complete_multipart_upload(Bucket=BUCKET, Key="tagged upload", UploadId=upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part}]})
+    must(s3.get_object_tagging(Bucket=BUCKET, Key="tagged upload")["TagSet"] == [{"Key": "f", "Value": "6"}], "an upload lost its tags")
+    s3.delete_object_tagging(Bucket=BUCKET, Key=key)
+    must(s3.get_object_tagging(Bucket=BUCKET, Key=key)["TagSet"] == [] and "TagCount" not in s3.get_object(Bucket=BUCKET, Key=key), "tags stay")
+    many = [{"Key": str(number), "Value": ""} for number in range(11)]
+    for wrong, code in ((many, "BadRequest"), ([many[0], many[0]], "InvalidTag"), ([{"Key": "aws:k", "Value": ""}], "InvalidTag"), ([{"Key": "k" * 129, "Value": ""}], "InvalidTag")):
+        got = code_of(s3.put_object_tagging, Bucket=BUCKET, Key=key, Tagging={"TagSet": wrong})
+        must(got == code, f"{wrong} gave {got}")
+    must(code_of(s3.get_object_tagging, Bucket=BUCKET, Key="never was") == "NoSuchKey", "tags of nothing")
+
+
 step("create", create)
 for file in FILES:
     if step(f"put {size_name(file)}", put, file):
@@ -209,4 +233,5 @@ step("presign SigV4", presign, "s3v4")
 step("presign PUT", presign_put)
 step("fileobj", fileobj)
 step("versions", versions)
+step("tags", tags)
 step("delete", delete)

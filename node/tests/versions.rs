@@ -79,6 +79,118 @@ impl Bucket {
     }
 }
 
+impl Bucket {
+    fn tagging(method: &str, key: &str, id: Option<&str>) -> Request {
+        let request = Request::object(method, "bucket", key).query("tagging", "");
+        id.into_iter().fold(request, |request, id| request.query("versionId", id))
+    }
+
+    /// PutObjectTagging of these, as in `x-amz-tagging`.
+    async fn tag(&self, key: &str, id: Option<&str>, tags: &str) -> Answer {
+        let pairs = tags.split('&').filter_map(|pair| pair.split_once('='));
+        let tags: String = pairs.map(|(key, value)| format!("<Tag><Key>{key}</Key><Value>{value}</Value></Tag>")).collect();
+        let body = format!("<Tagging xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><TagSet>{tags}</TagSet></Tagging>");
+        self.ask(Bucket::tagging("PUT", key, id).source(body)).await
+    }
+
+    /// As in `x-amz-tagging`, or why not.
+    async fn tags(&self, key: &str, id: Option<&str>) -> String {
+        match self.ask(Bucket::tagging("GET", key, id)).await {
+            Ok((_, body)) => {
+                let root = Element::parse(&body).unwrap();
+                assert_eq!(root.name, "Tagging");
+                let tags = root.child("TagSet").unwrap().all("Tag");
+                tags.map(|tag| format!("{}={}", tag.text_of("Key"), tag.text_of("Value"))).collect::<Vec<_>>().join("&")
+            }
+            refused => code(refused),
+        }
+    }
+}
+
+#[test]
+fn tags_change_without_changing_their_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let up = Up::start(&folder.path().join("data"));
+    block_on(async {
+        let bucket = Bucket(up.client());
+        bucket.0.create_bucket("bucket").await.unwrap();
+        let put = Request::object("PUT", "bucket", "k").header("x-amz-tagging", "b=2&a+%C3%A9=1%2F").source(Content::new(1, 20_000));
+        let written = bucket.ask(put).await.unwrap();
+        assert_eq!(bucket.tags("k", None).await, "a é=1/&b=2");
+        let before = bucket.ask(Request::object("HEAD", "bucket", "k")).await.unwrap();
+        assert_eq!(header(&before, "x-amz-tagging-count").as_deref(), Some("2"));
+        let tagged = bucket.tag("k", None, "c=3").await.unwrap();
+        assert_eq!(header(&tagged, "x-amz-version-id"), None);
+        let after = bucket.ask(Request::object("GET", "bucket", "k")).await.unwrap();
+        assert_eq!(header(&after, "x-amz-tagging-count").as_deref(), Some("1"));
+        for name in ["etag", "last-modified"] {
+            assert_eq!(header(&after, name), header(&before, name));
+        }
+        assert_eq!((header(&after, "etag"), after.1), (header(&written, "etag"), Content::new(1, 20_000).bytes()));
+        let revision = |answer: &Whole| header(answer, "x-keepstone-revision").unwrap().parse::<u64>().unwrap();
+        assert!(revision(&tagged) > revision(&written));
+        bucket.ask(Bucket::tagging("DELETE", "k", None)).await.unwrap();
+        assert_eq!(bucket.tags("k", None).await, "");
+        assert_eq!(header(&bucket.ask(Request::object("HEAD", "bucket", "k")).await.unwrap(), "x-amz-tagging-count"), None);
+
+        // What is refused changes nothing.
+        bucket.tag("k", None, "d=4").await.unwrap();
+        let many = (0..11).map(|number| format!("{number}=x")).collect::<Vec<_>>().join("&");
+        for (tags, expected) in [
+            (many.as_str(), "BadRequest"),
+            ("a=1&a=2", "InvalidTag"),
+            ("aws:a=1", "InvalidTag"),
+            ("=1", "InvalidTag"),
+            ("a=*", "InvalidTag"),
+        ] {
+            assert_eq!(code(bucket.tag("k", None, tags).await), expected, "{tags}");
+        }
+        let with_header = |tags: &str| Request::object("PUT", "bucket", "k").header("x-amz-tagging", tags).source(Content::new(2, 10));
+        for (tags, expected) in [(many.as_str(), "BadRequest"), ("a=1&a=2", "InvalidArgument"), ("%ff=1", "InvalidArgument")] {
+            assert_eq!(code(bucket.ask(with_header(tags)).await), expected, "{tags}");
+        }
+        let document = |text: &str| Bucket::tagging("PUT", "k", None).source(text.to_string());
+        assert_eq!(code(bucket.ask(document("<Tagging></Tagging>")).await), "MalformedXML");
+        assert_eq!(code(bucket.ask(document("<Tagging><TagSet><Tag><Key>a</Key></Tag></TagSet></Tagging>")).await), "MalformedXML");
+        assert_eq!(code(bucket.ask(document("<Tagging><TagSet></TagSet><Other/></Tagging>")).await), "NotImplemented");
+        assert_eq!(code(bucket.tag("missing", None, "a=1").await), "NoSuchKey");
+        assert_eq!(bucket.tags("missing", None).await, "NoSuchKey");
+        assert_eq!(bucket.tags("k", None).await, "d=4");
+
+        // Copies take tags with them, or others; uploads are begun with theirs.
+        let copy = |to: &str| Request::object("PUT", "bucket", to).header("x-amz-copy-source", "/bucket/k");
+        bucket.ask(copy("copy")).await.unwrap();
+        bucket.ask(copy("other").header("x-amz-tagging-directive", "REPLACE").header("x-amz-tagging", "e=5")).await.unwrap();
+        bucket.ask(copy("none").header("x-amz-tagging-directive", "REPLACE")).await.unwrap();
+        let begin = Request::object("POST", "bucket", "upload").header("x-amz-tagging", "f=6");
+        let upload = bucket.0.create_upload_with(begin).await.unwrap();
+        let part = bucket.0.upload_part("bucket", "upload", &upload, 1, Content::new(6, 9000)).await.unwrap();
+        let document =
+            format!("<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{part}</ETag></Part></CompleteMultipartUpload>");
+        bucket.ask(Request::object("POST", "bucket", "upload").query("uploadId", &upload).source(document)).await.unwrap();
+        for (key, tags) in [("copy", "d=4"), ("other", "e=5"), ("none", ""), ("upload", "f=6")] {
+            assert_eq!(bucket.tags(key, None).await, tags, "{key}");
+        }
+
+        // Each version has its own; a marker has none.
+        bucket.set("<Status>Enabled</Status>").await.unwrap();
+        let second = id(bucket.put("k", 2).await);
+        assert_eq!(bucket.tags("k", None).await, "");
+        assert_eq!(id(bucket.tag("k", None, "two=2").await), second);
+        assert_eq!(id(bucket.tag("k", Some("null"), "null=0").await), "null");
+        let third = id(bucket.put("k", 3).await);
+        assert_eq!((bucket.tags("k", Some(&second)).await, bucket.tags("k", Some("null")).await), ("two=2".into(), "null=0".into()));
+        assert_eq!(code(bucket.tag("k", Some(&third.replace(|_| true, "f")), "a=1").await), "NoSuchVersion");
+        let marker = id(bucket.ask(Request::object("DELETE", "bucket", "k")).await);
+        assert_eq!((bucket.tags("k", None).await, code(bucket.tag("k", None, "a=1").await)), ("NoSuchKey".into(), "NoSuchKey".into()));
+        let of_marker = bucket.tags("k", Some(&marker)).await;
+        assert_eq!((of_marker, code(bucket.tag("k", Some(&marker), "a=1").await)), ("MethodNotAllowed".into(), "MethodNotAllowed".into()));
+        let reply = bucket.0.send(&Bucket::tagging("DELETE", "k", Some(&marker))).await.unwrap();
+        assert_eq!((reply.status, reply.header("x-amz-delete-marker"), reply.header("allow")), (405, "true", "DELETE"));
+        assert_eq!(bucket.list(&[("prefix", "k")]).await.0.len(), 4);
+    });
+}
+
 #[test]
 fn versions_live_as_s3_says() {
     let folder = tempfile::tempdir().unwrap();

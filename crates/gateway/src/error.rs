@@ -16,6 +16,8 @@ pub fn of_metadata(error: metadata::Error) -> S3Error {
         }
         Precondition => s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold"),
         NoSuchKey => no_such_key(),
+        NoSuchVersion => no_such_version(),
+        Marked(_) => s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource."),
         NoSuchUpload => no_such_upload(),
         InvalidPart { number } => s3_error!(
             InvalidPart,
@@ -167,6 +169,11 @@ pub fn of_body(error: &StdError) -> S3Error {
 /// 404.
 pub fn no_such_key() -> S3Error {
     s3_error!(NoSuchKey, "The specified key does not exist.")
+}
+
+/// 404.
+pub fn no_such_version() -> S3Error {
+    s3_error!(NoSuchVersion, "The specified version does not exist.")
 }
 
 /// 404.

@@ -18,6 +18,7 @@ mod range;
 mod read;
 mod revision;
 mod suspects;
+mod tags;
 mod version;
 mod volumes;
 mod write;

@@ -24,7 +24,9 @@ impl Witness {
     pub fn tell(&self, error: S3Error) -> S3Error {
         let revision = *self.0.lock().expect("no holder panics");
         match (error.code(), revision) {
-            (s3s::S3ErrorCode::PreconditionFailed | s3s::S3ErrorCode::NoSuchKey, Some(revision)) => with_error(error, revision),
+            (s3s::S3ErrorCode::PreconditionFailed | s3s::S3ErrorCode::NoSuchKey | s3s::S3ErrorCode::NoSuchVersion, Some(revision)) => {
+                with_error(error, revision)
+            }
             _ => error,
         }
     }

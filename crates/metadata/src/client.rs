@@ -21,7 +21,7 @@ use crate::rows::Share;
 use crate::session::Sessions;
 use crate::{
     Applied, BucketRef, BucketUsage, Completed, Deletion, Error, Found, Garbage, GarbageId, ListPage, ListQuery, NamedPart, Part,
-    Preconditions, Upload, UploadPage, UploadQuery, VersionPage, VersionQuery, merge, object,
+    Preconditions, Tagged, Upload, UploadPage, UploadQuery, VersionPage, VersionQuery, merge, object,
 };
 
 /// Reads and writes records; cheap to clone. One writer id, one session per partition.
@@ -143,6 +143,24 @@ impl Client {
         self.delete_seen(bucket, key, deletion, deadline).await.result
     }
 
+    /// Set the tags of the current version, or of the one that is named, and nothing else of it. [`Error::NoSuchKey`],
+    /// [`Error::NoSuchVersion`] or [`Error::Marked`] if it is no object.
+    pub async fn set_tags_seen(
+        &self,
+        bucket: &BucketRef,
+        key: &str,
+        version: Option<VersionId>,
+        tags: Vec<(String, String)>,
+        deadline: Instant,
+    ) -> Seen<Tagged> {
+        match partition_of(bucket, key) {
+            Ok(group) => {
+                self.command_seen(group, &Command::SetTags { bucket: bucket.id, key: key.to_string(), version, tags }, deadline).await
+            }
+            Err(error) => Seen::without_answer(error),
+        }
+    }
+
     /// The current object, linearizable.
     pub async fn get(&self, bucket: &BucketRef, key: &str, deadline: Instant) -> Result<Option<Record>, Error> {
         Ok(self.get_seen(bucket, key, None, deadline).await?.0.version.and_then(Version::record))
@@ -224,11 +242,13 @@ impl Client {
     }
 
     /// Begin a multipart upload.
+    #[allow(clippy::too_many_arguments)]
     pub async fn create_upload(
         &self,
         bucket: &BucketRef,
         key: &str,
         headers: Headers,
+        tags: Vec<(String, String)>,
         checksum: Option<(ChecksumKind, bool)>,
         created_ms: u64,
         deadline: Instant,
@@ -237,7 +257,7 @@ impl Client {
         let number = self.numbers.uploads.fetch_add(1, Ordering::Relaxed) + 1;
         let upload = UploadId(u128::from(self.numbers.writer.0) << 64 | u128::from(number));
         runtime::probe::never_twice("upload", &[self.numbers.writer.0, number]);
-        let command = Command::CreateUpload { bucket: bucket.id, key: key.to_string(), upload, headers, checksum, created_ms };
+        let command = Command::CreateUpload { bucket: bucket.id, key: key.to_string(), upload, headers, tags, checksum, created_ms };
         let () = self.command(group, &command, deadline).await?;
         Ok(upload)
     }

@@ -26,6 +26,7 @@ pub enum Command {
         key: String,
         upload: UploadId,
         headers: Headers,
+        tags: Vec<(String, String)>,
         checksum: Option<(ChecksumKind, bool)>,
         created_ms: u64,
     },
@@ -49,6 +50,8 @@ pub enum Command {
     Collect { entry: GarbageId, through: u16 },
     /// Set the versioning that later writes are judged by. `()`
     SetVersioning { bucket: BucketId, attempt: u64, versioning: Versioning },
+    /// Set the tags of the current version, or of the one that is named. [`crate::Tagged`]
+    SetTags { bucket: BucketId, key: String, version: Option<VersionId>, tags: Vec<(String, String)> },
 }
 
 /// Everything that can be asked. The comments name the reply.

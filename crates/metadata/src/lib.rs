@@ -12,6 +12,7 @@ mod object;
 pub mod partition;
 pub mod rows;
 mod session;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -69,6 +70,8 @@ pub struct Upload {
     pub id: UploadId,
     pub key: String,
     pub headers: Headers,
+    /// Of the version that it becomes, as [`Record::tags`].
+    pub tags: Vec<(String, String)>,
     /// Checksum that CreateMultipartUpload asked for, and whether of the full object.
     pub checksum: Option<(ChecksumKind, bool)>,
     pub created_ms: u64,
@@ -209,6 +212,14 @@ pub struct Deletion {
     pub modified_ms: u64,
 }
 
+/// Tags were set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Tagged {
+    pub revision: Revision,
+    /// The version that has them. `None` where versioning was never set.
+    pub version: Option<VersionId>,
+}
+
 /// What a read found.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Found {
@@ -242,6 +253,12 @@ pub enum Error {
     /// If-Match on a key that has no version: 404 NoSuchKey.
     #[error("no such key")]
     NoSuchKey,
+    /// The version that a command names is not there: 404 NoSuchVersion.
+    #[error("no such version")]
+    NoSuchVersion,
+    /// The version that a command would change is a delete marker: 405 MethodNotAllowed if it was named, else 404 NoSuchKey.
+    #[error("a delete marker")]
+    Marked(Marker),
     #[error("no such upload")]
     NoSuchUpload,
     /// A part that Complete names is missing or has another ETag or checksum.

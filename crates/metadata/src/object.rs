@@ -11,7 +11,7 @@ use runtime::{planted, probe};
 
 use crate::bucket::{self, malformed};
 use crate::rows::{BucketRow, Read, next_revision};
-use crate::{Applied, Deletion, Error, Etags, Found, Preconditions, blob, blobs_of, versions};
+use crate::{Applied, Deletion, Error, Etags, Found, Preconditions, blob, blobs_of, tags, versions};
 
 /// Commit `record` as the key's newest version.
 pub(crate) fn put(
@@ -23,6 +23,7 @@ pub(crate) fn put(
 ) -> Result<Applied, Error> {
     let mut row = bucket::writable(rows, bucket, key)?;
     check_body(&record.body, record.bytes)?;
+    tags::check(&record.tags)?;
     let newest = versions::newest(rows, bucket, key)?;
     judge(conditions, newest.as_ref().and_then(object))?;
     blob::check_new(rows, blobs_of(&record.body))?;
@@ -37,7 +38,11 @@ pub(crate) fn put(
     let replaced = newest.as_ref().and_then(object).is_some();
     blob::name(rows, Home::of(bucket, key), blobs_of(&record.body));
     let null = if planted("versioning-by-the-gateways-cache") { record.null } else { is_null(&row) };
-    let version = Version::Object(Record { revision, null, ..record });
+    let mut version = Record { revision, null, ..record };
+    if let (Some(old), true) = (newest.as_ref().and_then(object), planted("overwrite-keeps-tags")) {
+        version.tags.clone_from(&old.tags);
+    }
+    let version = Version::Object(version);
     versions::add(rows, bucket, key, &mut row, newest, &version)?;
     bucket::store(rows, bucket, &row);
     Ok(Applied { revision, replaced, version: shown(&row, &version), marker: false })

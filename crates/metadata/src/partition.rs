@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::commands::{Command, Query, Reply};
 use crate::rows::Read;
 use crate::upload::Completion;
-use crate::{Deletion, Error, Upload, blob, bucket, garbage, listing, object, upload, versions};
+use crate::{Deletion, Error, Upload, blob, bucket, garbage, listing, object, tags, upload, versions};
 
 /// One partition. Its whole state is in its rows.
 #[derive(Default)]
@@ -44,8 +44,8 @@ impl StateMachine for Partition {
                 let result = object::delete(rows, bucket, &key, &Deletion { version, conditions, modified_ms });
                 applied(rows, result)
             }
-            Command::CreateUpload { bucket, key, upload, headers, checksum, created_ms } => {
-                let result = upload::create(rows, bucket, Upload { id: upload, key, headers, checksum, created_ms });
+            Command::CreateUpload { bucket, key, upload, headers, tags, checksum, created_ms } => {
+                let result = upload::create(rows, bucket, Upload { id: upload, key, headers, tags, checksum, created_ms });
                 applied(rows, result)
             }
             Command::PutPart { bucket, key, upload, part } => {
@@ -71,6 +71,10 @@ impl StateMachine for Partition {
             }
             Command::SetVersioning { bucket, attempt, versioning } => {
                 let result = bucket::set_versioning(rows, bucket, attempt, versioning);
+                applied(rows, result)
+            }
+            Command::SetTags { bucket, key, version, tags } => {
+                let result = tags::set(rows, bucket, &key, version, tags);
                 applied(rows, result)
             }
         }

@@ -15,7 +15,7 @@ use crate::bucket::{self, malformed};
 use crate::commands::Page;
 use crate::listing::REPLY_BYTES;
 use crate::rows::{CompletedRow, Condemned, PartHead, PartRow, Read, UploadRow, decode, decode_head, next_revision, write};
-use crate::{Completed, Error, NamedPart, Part, Preconditions, Upload, blob, blobs_of, garbage, keys, object, versions};
+use crate::{Completed, Error, NamedPart, Part, Preconditions, Upload, blob, blobs_of, garbage, keys, object, tags, versions};
 
 /// Results of completed uploads that a partition keeps; the oldest, by revision, goes first.
 pub(crate) const RESULTS_KEPT: u32 = 1000;
@@ -23,6 +23,7 @@ pub(crate) const RESULTS_KEPT: u32 = 1000;
 /// Begin an upload.
 pub(crate) fn create(rows: &mut RowsMut<'_>, bucket: BucketId, upload: Upload) -> Result<(), Error> {
     let mut row = bucket::writable(rows, bucket, &upload.key)?;
+    tags::check(&upload.tags)?;
     let key = keys::upload(bucket, &upload.key, upload.id);
     let parts = keys::parts(upload.id, 0);
     let known =
@@ -106,6 +107,7 @@ pub(crate) fn complete(
         checksum: completion.checksum,
         headers: begun.headers,
         modified_ms: completion.modified_ms,
+        tags: begun.tags,
         body: Body::Parts { upload, parts },
     };
     rows.remove(&keys::upload(bucket, key, upload));

@@ -63,6 +63,7 @@ fn record(etag: &str, body: Body) -> Record {
         checksum: None,
         headers: Headers::default(),
         modified_ms: 5,
+        tags: Vec::new(),
         body,
     }
 }
@@ -148,8 +149,8 @@ fn an_upload_is_completed_settled_deleted_and_collected() {
         let node = start().await;
         let (bucket, client) = (&node.bucket, Client::new(node.host.client(), WriterId(1)));
         client.open_bucket(bucket, 1, soon()).await.unwrap();
-        let upload = client.create_upload(bucket, "k", Headers::default(), None, 1, soon()).await.unwrap();
-        let second = client.create_upload(bucket, "other", Headers::default(), None, 1, soon()).await.unwrap();
+        let upload = client.create_upload(bucket, "k", Headers::default(), Vec::new(), None, 1, soon()).await.unwrap();
+        let second = client.create_upload(bucket, "other", Headers::default(), Vec::new(), None, 1, soon()).await.unwrap();
         assert_ne!(upload, second, "also in different partitions");
         let etag = "0123456789abcdef0123456789abcdef";
         let part = |number: u16| Part {

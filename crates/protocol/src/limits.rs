@@ -14,6 +14,12 @@ pub const PART_BYTES_MIN: u64 = 5 << 20;
 pub const PART_NUMBER_MAX: u16 = 10_000;
 /// Most user metadata, names and values (S3's limit).
 pub const USER_METADATA_BYTES_MAX: usize = 2 * 1024;
+/// Most tags of an object (S3's limit).
+pub const TAGS_MAX: usize = 10;
+/// Longest key of a tag in units of UTF-16 (S3's limit).
+pub const TAG_KEY_UNITS_MAX: usize = 128;
+/// Longest value of a tag in units of UTF-16 (S3's limit).
+pub const TAG_VALUE_UNITS_MAX: usize = 256;
 /// Most entries in one page of a listing.
 pub const LIST_KEYS_MAX: usize = 1000;
 /// Most keys in one DeleteObjects.

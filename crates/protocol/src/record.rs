@@ -152,6 +152,9 @@ pub struct Record {
     pub headers: Headers,
     /// Milliseconds since 1970 by the gateway's clock; shown to clients, judged by nobody.
     pub modified_ms: u64,
+    /// Key and value. Sorted by key, each key once; bounded by [`crate::limits::TAGS_MAX`] and what follows it. They change
+    /// without making another version.
+    pub tags: Vec<(String, String)>,
     pub body: Body,
 }
 

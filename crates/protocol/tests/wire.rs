@@ -16,6 +16,7 @@ fn record() -> Record {
         checksum: Some(Checksum { kind: ChecksumKind::Crc32C, value: vec![1, 2, 3, 4], composite: false }),
         headers: Headers { content_type: Some("x".to_string()), user: vec![("k".to_string(), "v".to_string())], ..Headers::default() },
         modified_ms: 1000,
+        tags: vec![("a".to_string(), "1".to_string()), ("b".to_string(), String::new())],
         body: Body::Blobs(vec![BlobRef { volume: VolumeId(2), blob, bytes: 5, checksum: 9 }]),
     }
 }
@@ -28,6 +29,7 @@ fn a_record_looks_like_this() {
         1, 1, 4, 1, 2, 3, 4, 0, // checksum: there, CRC32C, value, not composite
         1, 1, b'x', 0, 0, 0, 0, 0, 1, 1, b'k', 1, b'v', // headers
         0xe8, 0x07, // modified_ms
+        2, 1, b'a', 1, b'1', 1, b'b', 0, // tags
         1, 1, 2, 7, 0xac, 0x02, 5, 9, // body: blobs, one, volume, writer, counter, bytes, checksum
     ];
     assert_eq!(encode(&record()), expected);

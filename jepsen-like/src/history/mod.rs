@@ -9,6 +9,7 @@
 //! {"client":1,"bucket":"b","key":"","action":{"list":{"listing":3,"kind":"v2","prefix":"k","delimiter":"","after":{"token":"AWswNw"},"keys_max":7}},"begun":50,"begun_us":1206100,"ended":51,"ended_us":1207000,"outcome":{"listed":{"keys":[{"key":"k08","value":{"id":7,"bytes":900}}],"prefixes":[],"truncated":false,"next":null}},"revision":null}
 //! {"client":3,"bucket":"b","key":"k09","action":{"complete":{"upload":"5a","parts":[{"number":1,"value":{"id":8,"bytes":5242880}}]}},"begun":52,"begun_us":1207100,"ended":null,"ended_us":null,"outcome":{"unknown":"never ended"},"revision":null}
 //! {"client":2,"bucket":"v","key":"k","action":{"delete_version":"1f"},"begun":52,"begun_us":1207150,"ended":53,"ended_us":1207160,"outcome":{"made":"1f"},"revision":130}
+//! {"client":2,"bucket":"v","key":"k","action":{"set_tags":{"version":null,"tags":9}},"begun":52,"begun_us":1207170,"ended":53,"ended_us":1207180,"outcome":{"tagged":"1f"},"revision":131}
 //! {"client":3,"bucket":"c","key":"","action":"create_bucket","begun":53,"begun_us":1207200,"ended":54,"ended_us":1208000,"outcome":{"refused":"bucket_exists"},"revision":null}
 //! ```
 //!
@@ -79,6 +80,11 @@ pub enum Action {
     DeleteVersion(String),
     /// One page of ListObjectVersions: [`Outcome::Versions`].
     ListVersions(VersionList),
+    /// PutObjectTagging of the tags of this number, or DeleteObjectTagging; of the current
+    /// version, or of that of the id: [`Outcome::Tagged`], [`Outcome::Found`] of [`Seen::Absent`] if there is no object.
+    SetTags { version: Option<String>, tags: Option<u64> },
+    /// GetObjectTagging: [`Outcome::Tags`], [`Outcome::Found`] as with `SetTags`.
+    GetTags(Option<String>),
 }
 
 /// One page of versions that is asked for.
@@ -240,6 +246,13 @@ pub enum Outcome {
         version: Option<String>,
     },
     Versions(VersionPage),
+    /// A change of tags was acknowledged, and the id told of the version that has them.
+    Tagged(Option<String>),
+    /// The tags of a version, by their number, and the id told with them.
+    Tags {
+        tags: Option<u64>,
+        version: Option<String>,
+    },
     /// Whether versioning is enabled; `None`: it was never set.
     Versioning(Option<bool>),
     /// The condition did not hold.
@@ -395,6 +408,8 @@ impl History {
                 Outcome::Found { seen: Seen::Absent, .. } => "no version".to_owned(),
                 Outcome::Found { seen: Seen::Wrong(_), .. } => "version read WRONG".to_owned(),
                 Outcome::Versions(_) => "page of versions listed".to_owned(),
+                Outcome::Tagged(_) => "tags set".to_owned(),
+                Outcome::Tags { .. } => "tags read".to_owned(),
                 Outcome::Versioning(_) => "versioning read".to_owned(),
                 Outcome::Refused(refusal) => format!("refused: {}", refusal.name()),
                 Outcome::PreconditionFailed => "precondition failed".to_owned(),
@@ -445,7 +460,7 @@ mod tests {
     fn documented_lines_parse() {
         let text = include_str!("mod.rs");
         let lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("//! {")).collect();
-        assert_eq!(lines.len(), 7);
+        assert_eq!(lines.len(), 8);
         for line in lines {
             let line = format!("{{{line}\n");
             assert_eq!(History::from_lines(&line).unwrap().to_lines(), line);

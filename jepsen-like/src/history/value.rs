@@ -38,6 +38,11 @@ impl Value {
         self.id & Value::COMPOSED != 0
     }
 
+    /// Number of the tags that its PUT gives it where versions are kept; every third has some.
+    pub fn tags(self) -> Option<u64> {
+        self.id.is_multiple_of(3).then_some(self.id)
+    }
+
     /// Its bytes. A composed value has only those of its parts.
     pub fn content(self) -> Content {
         assert!(!self.is_composed(), "the parts of a composed value have contents, it has not");

@@ -324,7 +324,7 @@ impl<'a> Drawing<'a> {
         let (at, bytes) = (self.place(), self.telling_bytes());
         let pick = [0, 0, 1, 2, 5][self.draws.one_of(5)];
         let plain = |action| VersionAction::Plain(Box::new(action));
-        match self.draws.below(28) {
+        match self.draws.below(34) {
             0..=6 => plain(PlannedAction::Put { at, bytes }),
             7 => plain(PlannedAction::PutIfAbsent { at, bytes }),
             8 => plain(PlannedAction::PutIfMatches { at, bytes }),
@@ -334,6 +334,8 @@ impl<'a> Drawing<'a> {
             15..=18 => VersionAction::Get(at, pick),
             19..=23 => VersionAction::Delete(at, pick),
             24 => VersionAction::Setting,
+            25..=27 => VersionAction::SetTags { at, pick: self.draws.once_in(2).then_some(pick), none: self.draws.once_in(4) },
+            28..=30 => VersionAction::GetTags(at, self.draws.once_in(2).then_some(pick)),
             _ => {
                 let prefix = if self.draws.once_in(2) { String::new() } else { key_name(self.key()) };
                 VersionAction::List { prefix, keys_max: [2, 3, 5, 8, 1000][self.draws.one_of(5)] }

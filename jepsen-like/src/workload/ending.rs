@@ -8,6 +8,7 @@ use runtime::time::{self, Instant};
 
 use super::listing;
 use super::objects;
+use super::tags;
 use super::versions;
 use super::worker::Work;
 use crate::check::Final;
@@ -79,7 +80,7 @@ impl Work {
         }
     }
 
-    /// List all versions and read each by its id; what they must be the model of versions says.
+    /// List all versions and read each by its id, its tags too; what they must be the model of versions says.
     async fn read_versions(&self, bucket: &str, deadline: Instant) -> Result<(), String> {
         let mut attempt = 0;
         let all = loop {
@@ -101,6 +102,20 @@ impl Work {
                     Outcome::Found { .. } => break,
                     other if time::now() >= deadline => {
                         return Err(format!("version {} of {} cannot be read: {}", version.id, version.key, reason(other)));
+                    }
+                    _ => {}
+                }
+                attempt += 1;
+                time::sleep(PAUSE).await;
+            }
+            loop {
+                let begun = self.recorder.begin(READER, bucket, &version.key, Action::GetTags(Some(version.id.clone())));
+                let reply = tags::get(self.client(attempt), bucket, &version.key, Some(&version.id)).await;
+                self.recorder.end(begun, reply.clone());
+                match reply.outcome {
+                    Outcome::Tags { .. } | Outcome::Found { .. } => break,
+                    other if time::now() >= deadline => {
+                        return Err(format!("tags of version {} of {} cannot be read: {}", version.id, version.key, reason(other)));
                     }
                     _ => {}
                 }

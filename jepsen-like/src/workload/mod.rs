@@ -12,6 +12,7 @@ mod listing;
 mod objects;
 mod rude;
 mod step;
+mod tags;
 mod uploads;
 mod values;
 mod versions;

@@ -19,16 +19,17 @@ pub(super) struct Range {
 
 /// PUT, with the condition that `action` names; `known_etag` is that of the value that If-Match expects.
 pub(super) async fn put(client: &Client, values: &Values, bucket: &str, key: &str, action: &Action) -> Reply {
-    put_told(client, values, bucket, key, action, |_| Outcome::Done).await
+    put_told(client, values, bucket, key, action, |request, _| request, |_| Outcome::Done).await
 }
 
-/// [`put`]; `done` says what an acknowledgement tells.
+/// [`put`] whose request `dress` completes; `done` says what an acknowledgement tells.
 pub(super) async fn put_told(
     client: &Client,
     values: &Values,
     bucket: &str,
     key: &str,
     action: &Action,
+    dress: impl Fn(Request, Value) -> Request,
     done: impl Fn(&HeaderMap) -> Outcome,
 ) -> Reply {
     let (value, condition) = match *action {
@@ -41,7 +42,7 @@ pub(super) async fn put_told(
         _ => unreachable!("{action:?} is no PUT"),
     };
     let etag = values.add(value);
-    let mut request = put_request(bucket, key, value);
+    let mut request = dress(put_request(bucket, key, value), value);
     if let Some(condition) = &condition {
         request = condition.apply(request);
     }

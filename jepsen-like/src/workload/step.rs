@@ -158,6 +158,16 @@ pub enum VersionAction {
     Get(Place, u32),
     /// DELETE by id, of what `Get` would read.
     Delete(Place, u32),
+    /// PutObjectTagging, or without tags DeleteObjectTagging; of the current version, or of what `Get` would read.
+    SetTags {
+        #[serde(rename = "k")]
+        at: Place,
+        #[serde(rename = "i")]
+        pick: Option<u32>,
+        #[serde(rename = "d")]
+        none: bool,
+    },
+    GetTags(Place, Option<u32>),
     /// All pages, one after another.
     List {
         #[serde(rename = "p")]

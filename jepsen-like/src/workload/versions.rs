@@ -4,6 +4,7 @@
 use super::answer::{ask, failed, head, version, wrong};
 use super::objects::{self, shown};
 use super::step::{Place, PlannedAction, Step, VersionAction, bucket_name};
+use super::tags;
 use super::values::Values;
 use super::worker::{Work, Worker, names};
 use crate::history::{Action, ListedVersion, Outcome, Reply, Seen, VersionList, VersionPage};
@@ -27,6 +28,17 @@ impl Worker {
                 let request = Request::object("DELETE", &bucket, &key).query("versionId", &id);
                 let deleting = async { ask(client, &request).await.told(|headers, _| Outcome::Made(version(headers))) };
                 self.record(step, *at, Action::DeleteVersion(id), deleting).await;
+            }
+            VersionAction::SetTags { at, pick, none } => {
+                let (version, (_, key)) = (pick.map(|pick| self.pick(step, *at, pick)), names(step, *at));
+                let tags = (!none).then(|| step.name());
+                let setting = tags::set(client, &bucket, &key, version.as_deref(), tags);
+                self.record(step, *at, Action::SetTags { version: version.clone(), tags }, setting).await;
+            }
+            VersionAction::GetTags(at, pick) => {
+                let (version, (_, key)) = (pick.map(|pick| self.pick(step, *at, pick)), names(step, *at));
+                let asking = tags::get(client, &bucket, &key, version.as_deref());
+                self.record(step, *at, Action::GetTags(version.clone()), asking).await;
             }
             VersionAction::List { prefix, keys_max } => {
                 // What a page showed, or why it did not, is in the history.
@@ -74,7 +86,7 @@ impl Worker {
                 }
                 put => {
                     let made = |headers: &http::HeaderMap| Outcome::Made(version(headers));
-                    objects::put_told(client, &work.values, &bucket, &key, put, made).await
+                    objects::put_told(client, &work.values, &bucket, &key, put, tags::dress, made).await
                 }
             }
         };
@@ -133,7 +145,7 @@ pub(super) async fn get(client: &Client, values: &Values, bucket: &str, key: &st
 }
 
 /// What a refused read says: no such key or version, or a marker.
-fn missing(error: &Error) -> Outcome {
+pub(super) fn missing(error: &Error) -> Outcome {
     match (error.status(), error.code()) {
         (Some(404), Some("NoSuchKey" | "NoSuchVersion")) | (Some(405), Some("MethodNotAllowed")) => {
             Outcome::Found { seen: Seen::Absent, version: None }

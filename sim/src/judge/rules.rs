@@ -5,7 +5,7 @@
 use crate::violation::Violation;
 use metadata::commands::{Command, Reply};
 use metadata::rows::Share;
-use metadata::{Applied, Completed};
+use metadata::{Applied, Completed, Tagged};
 use protocol::{BlobId, Body, BucketId, Home, Revision, VersionId, Versioning, WriterId, key_hash, wire};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,6 +133,17 @@ impl Rules {
                     fence(format!("{bucket:?} obeyed attempt {attempt} to make it {versioning:?}; it is {known:?}"));
                 }
             },
+            Command::SetTags { bucket, key, version, .. } if let Some(tagged) = accepted::<Tagged>(reply) => {
+                self.revision = self.revision.max(Some(tagged.revision));
+                let standing = self.write(*bucket, key, &mut fence);
+                let place = (key.clone(), version.or(tagged.version).unwrap_or(VersionId::Null));
+                if !standing.versions.contains(&place) {
+                    fence(format!("tags were given to version {:?} of {key}, which is not there", place.1));
+                }
+                if version.is_some() && tagged.version.is_some() && *version != tagged.version {
+                    fence(format!("version {version:?} of {key} was to have tags, and {:?} has them", tagged.version));
+                }
+            }
             Command::Settle { writer, up_to, .. } if accepted::<Vec<BlobId>>(reply).is_some() => {
                 let floor = self.settled.entry(*writer).or_default();
                 *floor = (*floor).max(*up_to);
@@ -236,6 +247,7 @@ mod tests {
             checksum: None,
             headers: Headers::default(),
             modified_ms: 0,
+            tags: Vec::new(),
             body: Body::Blobs(vec![BlobRef { volume: VolumeId(1), blob, bytes: 1, checksum: 0 }]),
         };
         let conditions = Preconditions::default();
@@ -293,6 +305,23 @@ mod tests {
         let delete =
             Command::Delete { bucket: BUCKET, key: "k".into(), version: None, conditions: Preconditions::default(), modified_ms: 0 };
         assert_eq!(broken(&[enabled.to_vec(), vec![(delete, done(marker)), close(3), remove(3)]].concat()), 1);
+    }
+
+    #[test]
+    fn tags_are_given_to_versions_that_are_there() {
+        let tag = |version: Option<VersionId>, told| {
+            let command = Command::SetTags { bucket: BUCKET, key: "k".into(), version, tags: Vec::new() };
+            (command, done(Tagged { revision: Revision(2), version: told }))
+        };
+        let numbered = Some(VersionId::Numbered(Revision(1)));
+        let set = (Command::SetVersioning { bucket: BUCKET, attempt: 2, versioning: Versioning::Enabled }, done(()));
+        assert_eq!(broken(&[open(1), put(1), tag(None, None), tag(Some(VersionId::Null), None)]), 0);
+        let versioned = [open(1), set, put_as(1, numbered)];
+        let after = |last: (Command, Vec<u8>)| broken(&[versioned.to_vec(), vec![last]].concat());
+        assert_eq!((after(tag(None, numbered)), after(tag(numbered, numbered))), (0, 0));
+        assert_eq!((after(tag(Some(VersionId::Null), Some(VersionId::Null))), after(tag(None, Some(VersionId::Null)))), (1, 1));
+        assert_eq!(broken(&[open(1), tag(None, None)]), 1);
+        assert_eq!(broken(&[open(1), put(1), close(2), tag(None, None)]), 1);
     }
 
     #[test]

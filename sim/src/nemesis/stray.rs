@@ -81,6 +81,7 @@ impl Sent {
                     checksum: None,
                     headers: Headers::default(),
                     modified_ms: 0,
+                    tags: Vec::new(),
                     body: Body::Inline(protocol::record::run::Bytes(bytes::Bytes::from_static(b"stray"))),
                 };
                 // Its list of partitions is not the bucket's: all keys go to the one.

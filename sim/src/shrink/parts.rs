@@ -115,7 +115,12 @@ fn keys(plan: &Plan) -> (BTreeMap<Key, usize>, Vec<Option<Key>>) {
             action => action,
         };
         let at = match action {
-            PlannedAction::Version(VersionAction::Get(at, _) | VersionAction::Delete(at, _)) => *at,
+            PlannedAction::Version(
+                VersionAction::Get(at, _)
+                | VersionAction::Delete(at, _)
+                | VersionAction::SetTags { at, .. }
+                | VersionAction::GetTags(at, _),
+            ) => *at,
             PlannedAction::Version(_) => return Some((step.workload, 0, None)),
             PlannedAction::Put { at, .. }
             | PlannedAction::PutIfAbsent { at, .. }

@@ -29,6 +29,9 @@ pub enum Operation {
     GetObject,
     HeadObject,
     DeleteObject,
+    GetObjectTagging,
+    PutObjectTagging,
+    DeleteObjectTagging,
     CreateMultipartUpload,
     UploadPart,
     UploadPartCopy,
@@ -111,6 +114,7 @@ const WRITE_CONDITIONS: &[&str] = &["if-match", "if-none-match"];
 
 const ACL: Permitted = ("x-amz-acl", Rule::Values(&["private", "bucket-owner-full-control"]));
 const STORAGE_CLASS: Permitted = ("x-amz-storage-class", Rule::Values(&["STANDARD"]));
+const TAGGING: Permitted = ("x-amz-tagging", Rule::Any);
 const CHECKSUM_ALGORITHM: Permitted = ("x-amz-checksum-algorithm", Rule::Values(ALGORITHMS));
 const CHECKSUM_MODE: Permitted = ("x-amz-checksum-mode", Rule::Values(&["ENABLED"]));
 const CHECKSUM_TYPE: Permitted = ("x-amz-checksum-type", Rule::Values(&["COMPOSITE", "FULL_OBJECT"]));
@@ -131,7 +135,7 @@ const DIGESTS: &[Permitted] = &[
 ];
 
 const PUT_HEADERS: &[Permitted] =
-    &[ACL, STORAGE_CLASS, DIGESTS[0], DIGESTS[1], DIGESTS[2], DIGESTS[3], DIGESTS[4], DIGESTS[5], DIGESTS[6], DIGESTS[7]];
+    &[ACL, STORAGE_CLASS, TAGGING, DIGESTS[0], DIGESTS[1], DIGESTS[2], DIGESTS[3], DIGESTS[4], DIGESTS[5], DIGESTS[6], DIGESTS[7]];
 
 const COPY_HEADERS: &[Permitted] = &[
     ACL,
@@ -143,7 +147,8 @@ const COPY_HEADERS: &[Permitted] = &[
     ("x-amz-copy-source-if-modified-since", Rule::Any),
     ("x-amz-copy-source-if-unmodified-since", Rule::Any),
     ("x-amz-metadata-directive", Rule::Values(&["COPY", "REPLACE"])),
-    ("x-amz-tagging-directive", Rule::Values(&["COPY"])),
+    TAGGING,
+    ("x-amz-tagging-directive", Rule::Values(&["COPY", "REPLACE"])),
 ];
 
 const PART_COPY_HEADERS: &[Permitted] = &[
@@ -220,7 +225,7 @@ const fn row(operation: Operation, method: &'static str, level: Level) -> Row {
 }
 
 /// Every operation that is served.
-pub static TABLE: [Row; 23] = [
+pub static TABLE: [Row; 26] = [
     Row {
         parameters: &[("prefix", Rule::Any), ("max-buckets", Rule::Any), ("continuation-token", Rule::Any), ("bucket-region", Rule::Any)],
         ..row(Operation::ListBuckets, "GET", Level::Service)
@@ -280,9 +285,18 @@ pub static TABLE: [Row; 23] = [
         ..row(Operation::HeadObject, "HEAD", Level::Object)
     },
     Row { parameters: &[VERSION], conditions: &["if-match"], presigned_v2: true, ..row(Operation::DeleteObject, "DELETE", Level::Object) },
+    Row { selectors: &["tagging"], parameters: &[VERSION], ..row(Operation::GetObjectTagging, "GET", Level::Object) },
+    Row {
+        selectors: &["tagging"],
+        parameters: &[VERSION],
+        content: Content::Xml,
+        headers: DIGESTS,
+        ..row(Operation::PutObjectTagging, "PUT", Level::Object)
+    },
+    Row { selectors: &["tagging"], parameters: &[VERSION], ..row(Operation::DeleteObjectTagging, "DELETE", Level::Object) },
     Row {
         selectors: &["uploads"],
-        headers: &[ACL, STORAGE_CLASS, CHECKSUM_ALGORITHM, CHECKSUM_TYPE],
+        headers: &[ACL, STORAGE_CLASS, TAGGING, CHECKSUM_ALGORITHM, CHECKSUM_TYPE],
         metadata: true,
         ..row(Operation::CreateMultipartUpload, "POST", Level::Object)
     },
@@ -335,6 +349,9 @@ impl Operation {
             Operation::GetObject => "GetObject",
             Operation::HeadObject => "HeadObject",
             Operation::DeleteObject => "DeleteObject",
+            Operation::GetObjectTagging => "GetObjectTagging",
+            Operation::PutObjectTagging => "PutObjectTagging",
+            Operation::DeleteObjectTagging => "DeleteObjectTagging",
             Operation::CreateMultipartUpload => "CreateMultipartUpload",
             Operation::UploadPart => "UploadPart",
             Operation::UploadPartCopy => "UploadPartCopy",
@@ -426,6 +443,9 @@ mod tests {
             (Method::GET, Object, "", false, Operation::GetObject),
             (Method::HEAD, Object, "partNumber=2", false, Operation::HeadObject),
             (Method::DELETE, Object, "", false, Operation::DeleteObject),
+            (Method::GET, Object, "tagging", false, Operation::GetObjectTagging),
+            (Method::PUT, Object, "tagging&versionId=null", false, Operation::PutObjectTagging),
+            (Method::DELETE, Object, "tagging", false, Operation::DeleteObjectTagging),
             (Method::POST, Object, "uploads", false, Operation::CreateMultipartUpload),
             (Method::POST, Object, "uploadId=x", false, Operation::CompleteMultipartUpload),
             (Method::DELETE, Object, "uploadId=x", false, Operation::AbortMultipartUpload),

@@ -55,6 +55,9 @@ fn served_requests() {
         ("GET", "/bucket/key?response-content-type=a", vec![("range", "bytes=0-1")], Operation::GetObject),
         ("DELETE", "/bucket/key", vec![("x-amz-request-payer", "requester")], Operation::DeleteObject),
         ("POST", "/bucket/key?uploads", vec![("x-amz-checksum-algorithm", "CRC64NVME")], Operation::CreateMultipartUpload),
+        ("POST", "/bucket/key?uploads", vec![("x-amz-tagging", "a=b")], Operation::CreateMultipartUpload),
+        ("PUT", "/bucket/key?tagging&versionId=null", vec![length, ("x-amz-checksum-crc32", "x")], Operation::PutObjectTagging),
+        ("DELETE", "/bucket/key?tagging", vec![], Operation::DeleteObjectTagging),
         ("PUT", "/bucket/key?partNumber=1&uploadId=a", vec![length, ("x-amz-checksum-crc32", "x")], Operation::UploadPart),
         ("POST", "/bucket/key?uploadId=a", vec![length, ("x-amz-mp-object-size", "5")], Operation::CompleteMultipartUpload),
     ] {
@@ -70,12 +73,13 @@ fn what_is_not_built_is_refused_by_name() {
         ("PUT", "/bucket/key?renameObject", vec![length], "renameObject"),
         ("PUT", "/bucket/key?encryption", vec![length], "encryption"),
         ("PUT", "/bucket/key?acl", vec![length], "acl"),
-        ("PUT", "/bucket/key?tagging", vec![length], "tagging"),
+        ("PUT", "/bucket?tagging", vec![length], "tagging"),
+        ("HEAD", "/bucket/key?tagging", vec![], "tagging"),
         ("PUT", "/bucket/key?retention", vec![length], "retention"),
         ("PUT", "/bucket/key?partNumber=1", vec![length], "partNumber"),
         ("DELETE", "/bucket/key?acl", vec![], "acl"),
         ("DELETE", "/bucket/key?retention", vec![], "retention"),
-        ("DELETE", "/bucket/key?tagging", vec![], "tagging"),
+        ("DELETE", "/bucket/key?tagging", vec![("if-match", "x")], "if-match"),
         ("DELETE", "/bucket?policy", vec![], "policy"),
         ("DELETE", "/bucket?unknown", vec![], "unknown"),
         ("DELETE", "/bucket?versioning", vec![], "versioning"),
@@ -92,7 +96,7 @@ fn what_is_not_built_is_refused_by_name() {
         ("PUT", "/bucket/key", vec![length, ("x-amz-acl", "public-read")], "x-amz-acl"),
         ("PUT", "/bucket/key", vec![length, ("x-amz-storage-class", "GLACIER")], "x-amz-storage-class"),
         ("PUT", "/bucket/key", vec![length, ("x-amz-server-side-encryption", "AES256")], "x-amz-server-side-encryption"),
-        ("PUT", "/bucket/key", vec![length, ("x-amz-tagging", "a=b")], "x-amz-tagging"),
+        ("GET", "/bucket/key", vec![("x-amz-tagging", "a=b")], "x-amz-tagging"),
         ("PUT", "/bucket/key", vec![length, ("x-amz-object-lock-event-hold", "ON")], "x-amz-object-lock-event-hold"),
         ("PUT", "/bucket/key", vec![length, ("x-amz-checksum-sha512", "x")], "x-amz-checksum-sha512"),
         ("PUT", "/bucket/key", vec![length, ("x-amz-checksum-xxhash128", "x")], "x-amz-checksum-xxhash128"),
@@ -114,7 +118,7 @@ fn what_is_not_built_is_refused_by_name() {
         ("PUT", "/bucket", vec![("x-amz-bucket-namespace", "x")], "x-amz-bucket-namespace"),
         ("POST", "/bucket", vec![("x-amz-request-route", "x"), ("x-amz-request-token", "x")], ""),
         ("PUT", "/bucket/key", vec![("x-amz-copy-source", "/a/b"), ("x-amz-annotation-directive", "x")], "x-amz-annotation-directive"),
-        ("PUT", "/bucket/key", vec![("x-amz-copy-source", "/a/b"), ("x-amz-tagging-directive", "REPLACE")], "x-amz-tagging-directive"),
+        ("PUT", "/bucket/key", vec![("x-amz-copy-source", "/a/b"), ("x-amz-tagging-directive", "MERGE")], "x-amz-tagging-directive"),
     ] {
         let refusal = gate().admit(&mut head(method, uri, &headers), NOW_MS).unwrap_err();
         let code = if named.is_empty() { MethodNotAllowed } else { NotImplemented };

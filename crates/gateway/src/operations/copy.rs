@@ -11,7 +11,7 @@ use crate::incoming::Incoming;
 use crate::read::{self, Source};
 use crate::version::{self, Named};
 use crate::write::{Memory, Stored};
-use crate::{error, range, revision};
+use crate::{error, range, revision, tags};
 use futures::StreamExt;
 use http::HeaderMap;
 use metadata::{BucketRef, Part};
@@ -34,6 +34,12 @@ impl Operations {
             Some(MetadataDirective::REPLACE) => true,
             Some(_) => return Err(s3_error!(InvalidArgument, "Unknown metadata directive.")),
         };
+        // As with metadata, what comes beside COPY counts for nothing.
+        let new_tags = match input.tagging_directive.as_ref().map(TaggingDirective::as_str) {
+            None | Some(TaggingDirective::COPY) => None,
+            Some(TaggingDirective::REPLACE) => Some(tags::of_header(input.tagging.as_deref())?),
+            Some(_) => return Err(s3_error!(InvalidArgument, "Unknown tagging directive.")),
+        };
         if !replace && source_version.is_none() && source_bucket == input.bucket.as_str() && source_key == input.key.as_str() {
             return Err(s3_error!(
                 InvalidRequest,
@@ -50,6 +56,7 @@ impl Operations {
                 "The specified copy source is larger than the maximum allowable size for a copy source: {PUT_BYTES_MAX}"
             ));
         }
+        let tags = new_tags.unwrap_or_else(|| record.tags.clone());
         let content = if replace { content_headers!(input, &headers).into_record()? } else { record.headers.clone() };
         let kind = match &input.checksum_algorithm {
             Some(algorithm) => Some(digest::kind(algorithm)?),
@@ -75,6 +82,7 @@ impl Operations {
             checksum: stored.digested.checksum,
             headers: content,
             modified_ms: runtime::time::wall_ms(),
+            tags,
             body: stored.body,
         };
         let made = self.put(&input.bucket, &bucket, &input.key, &copy, &conditions, stored.deadline).await?;

@@ -6,6 +6,7 @@ mod copy;
 mod list;
 mod multipart;
 mod object;
+mod tagging;
 mod versioning;
 mod versions;
 
@@ -25,7 +26,7 @@ use metadata::BucketRef;
 use placement::{Bucket, BucketState};
 use protocol::limits::{KEY_BYTES_MAX, PUT_WAIT, USER_METADATA_BYTES_MAX};
 use protocol::record::Headers;
-use protocol::{Body, Record, Revision, Version, Versioning};
+use protocol::{Body, Marker, Record, Revision, Version, Versioning};
 use runtime::probe::waypoint;
 use runtime::time::Instant;
 use s3s::dto::*;
@@ -101,21 +102,9 @@ impl Operations {
         let id = found.version.as_ref().filter(|_| found.versioned).map(|found| version::shown(bucket.id, found.id()));
         match (found.version, named) {
             (Some(Version::Object(record)), _) => Ok(Current { bucket, record, seen, version: id }),
-            (Some(Version::Marker(marker)), named) => {
-                let mut headers = version::headers(true, id.as_deref());
-                let error = if named.is_some() {
-                    headers.insert(http::header::ALLOW, HeaderValue::from_static("DELETE"));
-                    if let Some(modified) = http_date(marker.modified_ms) {
-                        headers.insert(http::header::LAST_MODIFIED, modified);
-                    }
-                    s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource.")
-                } else {
-                    error::no_such_key()
-                };
-                Err(revision::with_headers(revision::with_error(error, seen), headers))
-            }
+            (Some(Version::Marker(marker)), named) => Err(revision::with_error(marker_error(&bucket, marker, named), seen)),
             (None, None) => Err(revision::with_error(error::no_such_key(), seen)),
-            (None, Some(_)) => Err(revision::with_error(s3_error!(NoSuchVersion, "The specified version does not exist."), seen)),
+            (None, Some(_)) => Err(revision::with_error(error::no_such_version(), seen)),
         }
     }
 
@@ -155,6 +144,22 @@ struct Current {
     seen: Revision,
     /// Its id, if clients are told it.
     version: Option<String>,
+}
+
+/// A delete marker where an object was asked for.
+fn marker_error(bucket: &BucketRef, marker: Marker, named: Option<Named>) -> S3Error {
+    // Where there are markers, versioning was set.
+    let mut headers = version::headers(true, Some(&version::shown(bucket.id, Version::Marker(marker).id())));
+    let error = if named.is_some() {
+        headers.insert(http::header::ALLOW, HeaderValue::from_static("DELETE"));
+        if let Some(modified) = http_date(marker.modified_ms) {
+            headers.insert(http::header::LAST_MODIFIED, modified);
+        }
+        s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource.")
+    } else {
+        error::no_such_key()
+    };
+    revision::with_headers(error, headers)
 }
 
 fn reference(bucket: &Bucket) -> BucketRef {
@@ -327,6 +332,9 @@ operations! {
     head_object(HeadObjectInput) -> HeadObjectOutput;
     delete_object(DeleteObjectInput) -> DeleteObjectOutput;
     delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput;
+    put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput;
+    get_object_tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput;
+    delete_object_tagging(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput;
     copy_object(CopyObjectInput) -> CopyObjectOutput;
     list_objects(ListObjectsInput) -> ListObjectsOutput;
     list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output;

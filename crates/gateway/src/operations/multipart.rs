@@ -8,7 +8,7 @@ use crate::digest::{self, Expected};
 use crate::incoming::Incoming;
 use crate::revision::{self, Witness};
 use crate::write::Memory;
-use crate::{conditions, error, version};
+use crate::{conditions, error, tags, version};
 use metadata::{BucketRef, NamedPart, Upload, UploadQuery};
 use protocol::limits::PART_NUMBER_MAX;
 use protocol::{Checksum, ChecksumKind, Home, UploadId, VersionId};
@@ -94,10 +94,11 @@ impl Operations {
         check_key(&input.key)?;
         let checksum = upload_checksum(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
         let content = content_headers!(input, &headers).into_record()?;
+        let tags = &tags::of_header(input.tagging.as_deref())?;
         let deadline = soon();
         let (metadata, key, content) = (&self.cluster.metadata, input.key.as_str(), &content);
         let create = |bucket: BucketRef| async move {
-            metadata.create_upload(&bucket, key, content.clone(), checksum, runtime::time::wall_ms(), deadline).await
+            metadata.create_upload(&bucket, key, content.clone(), tags.clone(), checksum, runtime::time::wall_ms(), deadline).await
         };
         let (_, id) = self.in_bucket(&input.bucket, deadline, create).await?;
         Ok(S3Response::new(CreateMultipartUploadOutput {
@@ -536,7 +537,8 @@ mod tests {
 
     #[test]
     fn the_next_page_of_uploads_goes_on_after_the_greater_of_upload_and_prefix() {
-        let upload = Upload { id: UploadId(5), key: "m".into(), headers: Default::default(), checksum: None, created_ms: 0 };
+        let upload =
+            Upload { id: UploadId(5), key: "m".into(), headers: Default::default(), tags: Vec::new(), checksum: None, created_ms: 0 };
         let page = |uploads: Vec<Upload>, prefixes: &[&str]| metadata::UploadPage {
             uploads,
             prefixes: prefixes.iter().map(|prefix| prefix.to_string()).collect(),

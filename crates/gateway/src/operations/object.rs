@@ -2,7 +2,7 @@
 
 use super::{
     Current, Operations, check_key, content_headers, content_length, etag, http_date, not_implemented, null_by_cache, parts_of,
-    set_checksums, signed, soon, timestamp,
+    set_checksums, signed, soon, tagging, timestamp,
 };
 use crate::conditions::{self, Conditions, Verdict};
 use crate::digest::{self, Expected};
@@ -12,7 +12,7 @@ use crate::read::{self, Source};
 use crate::revision::{self, Witness};
 use crate::version::{self, Named};
 use crate::write::Memory;
-use crate::{error, operations};
+use crate::{error, operations, tags};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use metadata::{BucketRef, Deletion, Etags, Preconditions};
@@ -59,6 +59,7 @@ impl Operations {
         let conditions = conditions::of_write(&headers)?;
         let expected = Expected::of_request(&headers, input.checksum_algorithm.as_ref(), None)?;
         let content = content_headers!(input, &headers).into_record()?;
+        let tags = tags::of_header(input.tagging.as_deref())?;
         let bucket = self.bucket(&input.bucket, soon()).await?;
         let (null, bucket) = (null_by_cache(&bucket), operations::reference(&bucket));
         let home = Home::of(bucket.id, &input.key);
@@ -72,6 +73,7 @@ impl Operations {
             checksum: stored.digested.checksum,
             headers: content,
             modified_ms: runtime::time::wall_ms(),
+            tags,
             body: stored.body,
         };
         let made = self.put(&input.bucket, &bucket, &input.key, &record, &conditions, stored.deadline).await?;
@@ -127,6 +129,7 @@ impl Operations {
             describe!(output, record, version, asked, input.checksum_mode);
             let mut headers = raw_expires(&record, input.response_expires.is_some());
             headers.extend(revision::headers(seen));
+            headers.extend(tagging::count(&record.tags));
             return Ok(S3Response::with_headers(output, headers));
         }
     }
@@ -147,6 +150,7 @@ impl Operations {
         output.content_encoding = input.response_content_encoding.or(output.content_encoding);
         let mut headers = raw_expires(&record, input.response_expires.is_some());
         headers.extend(revision::headers(seen));
+        headers.extend(tagging::count(&record.tags));
         output.expires = input.response_expires;
         Ok(S3Response::with_headers(output, headers))
     }
@@ -365,6 +369,7 @@ mod tests {
             checksum: None,
             headers: Headers::default(),
             modified_ms: 1_000,
+            tags: Vec::new(),
             body,
         }
     }

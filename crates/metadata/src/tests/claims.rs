@@ -310,6 +310,48 @@ fn the_head_of_a_record_is_read_without_its_body() {
 }
 
 #[test]
+fn a_change_of_tags_changes_tags_alone() {
+    let mut machine = Machine::open();
+    machine.put("k", Record { tags: tags(&[("of", "put")]), ..record("e", Body::Blobs(vec![blob(5, 300)])) }).unwrap();
+    let before = machine.get("k").unwrap();
+    let usage = |machine: &Machine| machine.ask::<Option<crate::BucketUsage>>(&Query::Usage { bucket: BUCKET }).unwrap();
+    let counted = usage(&machine);
+    let longest = tags(&[(&"\u{10ffff}".repeat(64), &"é".repeat(256))]);
+    let tagged = machine.set_tags("k", None, longest.clone()).unwrap();
+    assert_eq!(tagged, crate::Tagged { revision: Revision(2), version: None });
+    assert_eq!(machine.get("k"), Some(Record { tags: longest, ..before }));
+    assert_eq!((usage(&machine), machine.garbage()), (counted, vec![]), "nothing was added, and nothing given up");
+    assert_eq!(machine.family(keys::OBJECTS).len(), 1);
+}
+
+#[test]
+fn tags_beyond_the_limits_of_s3_are_refused() {
+    let mut machine = Machine::open();
+    machine.put("k", record_of("e")).unwrap();
+    let eleven: Vec<_> = (10..=20).map(|number| (number.to_string(), String::new())).collect();
+    for wrong in [eleven.clone(), tags(&[(&"\u{10ffff}".repeat(65), "")]), tags(&[("k", &"v".repeat(257))]), tags(&[("", "v")])] {
+        assert!(matches!(machine.set_tags("k", None, wrong.clone()), Err(Error::Malformed(_))), "{wrong:?}");
+        let put = machine.put("k", Record { tags: wrong.clone(), ..record_of("f") });
+        assert!(matches!(put, Err(Error::Malformed(_))), "{wrong:?}");
+    }
+    machine.set_tags("k", None, eleven[1..].to_vec()).unwrap();
+}
+
+#[test]
+fn a_completed_upload_has_the_tags_that_it_was_begun_with() {
+    let mut machine = Machine::open();
+    assert_eq!(completed_upload(&mut machine).tags, tags(&[("upload", "1")]));
+    machine.set_tags("k", None, tags(&[])).unwrap();
+    assert_eq!(machine.get("k").unwrap().tags, []);
+    let repeated = machine.complete("k", 1, vec![named(1, 1), named(3, 3)]).unwrap();
+    assert_eq!(
+        (repeated.tags, machine.get("k").unwrap().tags),
+        (tags(&[("upload", "1")]), vec![]),
+        "it answers as it did, and does nothing"
+    );
+}
+
+#[test]
 fn uploads_of_one_key_are_listed_by_id_and_go_on_behind_a_marker() {
     let mut machine = Machine::open();
     for (key, upload) in [("a", 2), ("a", 1), ("a/b", 3), ("a/c", 4), ("b", 5)] {

@@ -51,20 +51,22 @@ fn record_rows() {
         null: true,
         checksum: Some(checksum()),
         headers: headers(),
+        tags: tags(&[("a", "1"), ("b", "")]),
         ..record("ab", Body::Blobs(vec![blob(5, 300)]))
     };
     golden(
         &keys::object(BUCKET, "a\0/é", Revision(9)),
         "6f00000000000000076100ff2fc3a90000fffffffffffffff6",
         &Version::Object(record.clone()),
-        "01000901ac020261620101040102030401010174000000000001016e0176050101010305ac0205",
+        "01000901ac020261620101040102030401010174000000000001016e01760502016101310162000101010305ac0205",
     );
-    let record = Record { null: false, body: inline("xyz"), bytes: 3, checksum: None, headers: Headers::default(), ..record };
+    let record =
+        Record { null: false, body: inline("xyz"), bytes: 3, checksum: None, headers: Headers::default(), tags: Vec::new(), ..record };
     golden(
         &keys::object(BUCKET, "b", Revision(9)),
         "6f0000000000000007620000fffffffffffffff6",
         &Version::Object(record.clone()),
-        "0100090003026162000000000000000005000378797a",
+        "010009000302616200000000000000000500000378797a",
     );
     let parts = Body::Parts { upload: UploadId(1 << 64 | 2), parts: vec![PartRef { number: 3, bytes: 300 }] };
     let record = Record { body: parts, bytes: 300, etag: "ab-1".into(), ..record };
@@ -72,14 +74,14 @@ fn record_rows() {
         &keys::object(BUCKET, "c", Revision(9)),
         "6f0000000000000007630000fffffffffffffff6",
         &Version::Object(record.clone()),
-        "01000900ac020461622d3100000000000000000502828080808080808080020103ac02",
+        "01000900ac020461622d310000000000000000050002828080808080808080020103ac02",
     );
     let row = CompletedRow { bucket: BUCKET, key: "c".into(), record, versioned: true };
     golden(
         &keys::completed(UploadId(1 << 64 | 2)),
         "6300000000000000010000000000000002",
         &row,
-        "010701630900ac020461622d3100000000000000000502828080808080808080020103ac0201",
+        "010701630900ac020461622d310000000000000000050002828080808080808080020103ac0201",
     );
     let marker = Marker { revision: Revision(300), null: false, modified_ms: 5 };
     let row = Version::Marker(marker);
@@ -91,12 +93,19 @@ fn record_rows() {
 #[test]
 fn upload_and_part_rows() {
     let id = UploadId(1 << 64 | 2);
-    let upload = Upload { id, key: "k".into(), headers: headers(), checksum: Some((ChecksumKind::Sha256, true)), created_ms: 128 };
+    let upload = Upload {
+        id,
+        key: "k".into(),
+        headers: headers(),
+        tags: tags(&[("a", "1")]),
+        checksum: Some((ChecksumKind::Sha256, true)),
+        created_ms: 128,
+    };
     golden(
         &keys::upload(BUCKET, "k", id),
         "7500000000000000076b000000000000000000010000000000000002",
         &UploadRow { revision: Revision(8), upload },
-        "010882808080808080808002016b010174000000000001016e01760104018001",
+        "010882808080808080808002016b010174000000000001016e017601016101310104018001",
     );
     let part = Part { checksum: Some(checksum()), ..part(3, 0xab, &[blob(5, 300)]) };
     golden(

@@ -69,6 +69,10 @@ impl Machine {
         self.apply(&Command::Delete { bucket: BUCKET, key: key.into(), version, conditions, modified_ms: 12 })
     }
 
+    pub fn set_tags(&mut self, key: &str, version: Option<VersionId>, tags: Vec<(String, String)>) -> Result<crate::Tagged, Error> {
+        self.apply(&Command::SetTags { bucket: BUCKET, key: key.into(), version, tags })
+    }
+
     pub fn create_upload(&mut self, key: &str, upload: u128) -> Result<(), Error> {
         let headers = Headers::default();
         self.apply(&Command::CreateUpload {
@@ -76,6 +80,7 @@ impl Machine {
             key: key.into(),
             upload: UploadId(upload),
             headers,
+            tags: tags(&[("upload", "1")]),
             checksum: None,
             created_ms: 9,
         })
@@ -129,11 +134,15 @@ pub fn record(etag: &str, body: Body) -> Record {
         Body::Parts { parts, .. } => parts.iter().map(|part| part.bytes).sum(),
     };
     let headers = Headers::default();
-    Record { revision: Revision(0), null: false, bytes, etag: etag.into(), checksum: None, headers, modified_ms: 5, body }
+    Record { revision: Revision(0), null: false, bytes, etag: etag.into(), checksum: None, headers, modified_ms: 5, tags: Vec::new(), body }
 }
 
 pub fn inline(text: &'static str) -> Body {
     Body::Inline(run::Bytes(bytes::Bytes::from_static(text.as_bytes())))
+}
+
+pub fn tags(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }
 
 /// An ETag that is an MD5 in form.

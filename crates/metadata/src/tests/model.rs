@@ -4,7 +4,7 @@ use super::listings::{Question, names, reference};
 use super::*;
 use crate::commands::Page;
 use crate::rows::BucketState;
-use crate::{Applied, BucketUsage, Completed, Etags, Found, Listed, ListedVersion, Upload, VersionQuery, keys};
+use crate::{Applied, BucketUsage, Completed, Etags, Found, Listed, ListedVersion, Tagged, Upload, VersionQuery, keys};
 use md5::{Digest, Md5};
 use protocol::limits::PART_BYTES_MIN;
 use protocol::record::PartRef;
@@ -34,18 +34,76 @@ enum Named {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Open { bucket: u64, attempt: u64 },
-    Close { bucket: u64, attempt: u64 },
-    Remove { bucket: u64, attempt: u64 },
-    Put { bucket: u64, key: usize, etag: u8, blobs: Vec<u8>, condition: Condition },
-    Delete { bucket: u64, key: usize, version: Named, condition: Condition },
-    SetVersioning { bucket: u64, attempt: u64, versioning: Versioning },
-    Create { bucket: u64, key: usize, upload: u128 },
-    PutPart { bucket: u64, key: usize, upload: u128, number: u16, large: bool, blobs: Vec<u8> },
-    Complete { bucket: u64, key: usize, upload: u128, mask: u8, spoil: u8, condition: Condition },
-    Abort { bucket: u64, key: usize, upload: u128 },
-    Settle { up_to: u64, asked: Vec<u8> },
-    Collect { entry: usize },
+    Open {
+        bucket: u64,
+        attempt: u64,
+    },
+    Close {
+        bucket: u64,
+        attempt: u64,
+    },
+    Remove {
+        bucket: u64,
+        attempt: u64,
+    },
+    Put {
+        bucket: u64,
+        key: usize,
+        etag: u8,
+        blobs: Vec<u8>,
+        condition: Condition,
+    },
+    Delete {
+        bucket: u64,
+        key: usize,
+        version: Named,
+        condition: Condition,
+    },
+    SetVersioning {
+        bucket: u64,
+        attempt: u64,
+        versioning: Versioning,
+    },
+    /// Every fourth set of tags is not in order.
+    SetTags {
+        bucket: u64,
+        key: usize,
+        version: Named,
+        tags: Vec<u8>,
+    },
+    Create {
+        bucket: u64,
+        key: usize,
+        upload: u128,
+    },
+    PutPart {
+        bucket: u64,
+        key: usize,
+        upload: u128,
+        number: u16,
+        large: bool,
+        blobs: Vec<u8>,
+    },
+    Complete {
+        bucket: u64,
+        key: usize,
+        upload: u128,
+        mask: u8,
+        spoil: u8,
+        condition: Condition,
+    },
+    Abort {
+        bucket: u64,
+        key: usize,
+        upload: u128,
+    },
+    Settle {
+        up_to: u64,
+        asked: Vec<u8>,
+    },
+    Collect {
+        entry: usize,
+    },
 }
 
 impl Arbitrary for Op {
@@ -69,7 +127,8 @@ impl Arbitrary for Op {
             1..=3 => Named::Of(u8::arbitrary(g)),
             _ => Named::None,
         };
-        match u8::arbitrary(g) % 34 {
+        match u8::arbitrary(g) % 40 {
+            34..=35 => Op::SetTags { bucket, key, version, tags: (0..u8::arbitrary(g) % 3).map(|_| u8::arbitrary(g) % 8).collect() },
             32..=33 => Op::SetVersioning {
                 bucket,
                 attempt: attempt.max(u64::from(u8::arbitrary(g) % 8)),
@@ -80,12 +139,12 @@ impl Arbitrary for Op {
             4 => Op::Remove { bucket, attempt },
             5..=11 => Op::Put { bucket, key, etag: u8::arbitrary(g) % 3, blobs, condition },
             12..=14 => Op::Delete { bucket, key, version, condition },
-            15..=17 => Op::Create { bucket, key: key_of_upload, upload },
+            15..=17 | 36..=37 => Op::Create { bucket, key: key_of_upload, upload },
             18..=22 => {
                 let (number, large) = (u16::from(u8::arbitrary(g) % 5), bool::arbitrary(g));
                 Op::PutPart { bucket, key: key_of_upload, upload, number, large, blobs }
             }
-            23..=26 => Op::Complete { bucket, key: key_of_upload, upload, mask: u8::arbitrary(g), spoil: u8::arbitrary(g) % 16, condition },
+            23..=26 | 38..=39 => Op::Complete { bucket, key: key_of_upload, upload, mask: u8::arbitrary(g), spoil: u8::arbitrary(g) % 16, condition },
             27 => Op::Abort { bucket, key: key_of_upload, upload },
             28 => Op::Settle { up_to: u64::from(u8::arbitrary(g) % 64), asked: Vec::arbitrary(g) },
             _ => Op::Collect { entry: usize::arbitrary(g) % 4 },
@@ -118,6 +177,7 @@ enum Answer {
     Done,
     Empty(bool),
     Applied(Applied),
+    Tagged(Tagged),
     Completed(Box<Completed>),
     Named(Vec<u64>),
 }
@@ -254,6 +314,18 @@ impl Model {
         self.slots.get(&slot).copied().unwrap_or(current)
     }
 
+    fn choose_version(&self, bucket: u64, key: &str, version: Named) -> Option<VersionId> {
+        match version {
+            Named::None => None,
+            Named::Null => Some(VersionId::Null),
+            Named::Of(choice) => {
+                let known = self.versions(bucket, key);
+                let chosen = known.get(usize::from(choice) % known.len().max(1)).map_or(u64::from(choice), |one| one.revision().0);
+                Some(VersionId::Numbered(Revision(chosen)))
+            }
+        }
+    }
+
     fn command(&mut self, op: &Op, machine: &Machine) -> Command {
         let name = |key: &usize| KEYS[*key].to_string();
         match op {
@@ -262,30 +334,27 @@ impl Model {
             Op::Remove { bucket, attempt } => Command::RemoveBucket { bucket: BucketId(*bucket), attempt: *attempt },
             Op::Put { bucket, key, etag: tag, blobs, condition } => {
                 let body = if blobs.is_empty() { inline("small") } else { Body::Blobs(self.choose_blobs(blobs, 9)) };
-                let record = record(&etag(u64::from(*tag)), body);
+                let record = Record { tags: tags(&[("put", &tag.to_string())]), ..record(&etag(u64::from(*tag)), body) };
                 Command::Put { bucket: BucketId(*bucket), key: name(key), record, conditions: conditions(*condition) }
             }
             Op::Delete { bucket, key, version, condition } => {
-                let version = match version {
-                    Named::None => None,
-                    Named::Null => Some(VersionId::Null),
-                    Named::Of(choice) => {
-                        let known = self.versions(*bucket, KEYS[*key]);
-                        let chosen =
-                            known.get(usize::from(*choice) % known.len().max(1)).map_or(u64::from(*choice), |one| one.revision().0);
-                        Some(VersionId::Numbered(Revision(chosen)))
-                    }
-                };
+                let version = self.choose_version(*bucket, KEYS[*key], *version);
                 Command::Delete { bucket: BucketId(*bucket), key: name(key), version, conditions: conditions(*condition), modified_ms: 8 }
             }
             Op::SetVersioning { bucket, attempt, versioning } => {
                 Command::SetVersioning { bucket: BucketId(*bucket), attempt: *attempt, versioning: *versioning }
+            }
+            Op::SetTags { bucket, key, version, tags: numbers } => {
+                let version = self.choose_version(*bucket, KEYS[*key], *version);
+                let tags = numbers.iter().map(|number| (format!("tag {number}"), "value".repeat(usize::from(*number)))).collect();
+                Command::SetTags { bucket: BucketId(*bucket), key: name(key), version, tags }
             }
             Op::Create { bucket, key, upload } => Command::CreateUpload {
                 bucket: BucketId(*bucket),
                 key: name(key),
                 upload: UploadId(self.upload_of(*upload, Some((*bucket, KEYS[*key])))),
                 headers: Headers::default(),
+                tags: tags(&[("slot", &upload.to_string())]),
                 checksum: None,
                 created_ms: 1,
             },
@@ -421,6 +490,26 @@ impl Model {
                     Ok(Answer::Done)
                 }
             },
+            (Op::SetTags { bucket, tags: numbers, .. }, Command::SetTags { key, version, tags, .. }) => {
+                self.writable(*bucket)?;
+                if !numbers.is_sorted_by(|left, right| left < right) {
+                    return malformed();
+                }
+                let chosen = match version {
+                    None => self.versions(*bucket, key).last().ok_or(Error::NoSuchKey),
+                    Some(id) => self.named(*bucket, key, *id).ok_or(Error::NoSuchVersion),
+                };
+                let id = match chosen?.clone() {
+                    Version::Marker(marker) => return Err(Error::Marked(marker)),
+                    version => version.id(),
+                };
+                self.revision += 1;
+                let versions = self.objects.get_mut(&(*bucket, key.clone())).unwrap();
+                let Some(Version::Object(record)) = versions.iter_mut().find(|version| version.id() == id) else { unreachable!() };
+                record.tags.clone_from(tags);
+                let shown = Some(id).filter(|_| self.versioning(*bucket) != Versioning::Unversioned);
+                Ok(Answer::Tagged(Tagged { revision: Revision(self.revision), version: shown }))
+            }
             (Op::Create { bucket, .. }, Command::CreateUpload { key, upload, .. }) => {
                 self.writable(*bucket)?;
                 if self.uploads.contains_key(&(*bucket, key.clone(), upload.0)) {
@@ -516,6 +605,7 @@ impl Model {
             null: self.is_null(bucket),
             etag: format!("{hex}-{}", named.len()),
             modified_ms,
+            tags: self.tags_of_upload(upload),
             ..record(
                 "",
                 Body::Parts {
@@ -529,6 +619,12 @@ impl Model {
         self.completed.insert(upload, (bucket, key.to_string(), completed.clone(), parts));
         self.add(bucket, key, Version::Object(record));
         Ok(Answer::Completed(Box::new(completed)))
+    }
+
+    /// Of the slot that it has, which no other upload has before it is gone.
+    fn tags_of_upload(&self, upload: u128) -> Vec<(String, String)> {
+        let slot = self.slots.iter().find(|(_, of)| **of == upload).expect("it was begun").0;
+        tags(&[("slot", &slot.to_string())])
     }
 
     /// Blobs that a record or a part of an upload under way names.
@@ -560,6 +656,7 @@ fn run(machine: &mut Machine, command: &Command) -> Outcome {
         Command::CloseBucket { .. } | Command::Collect { .. } => machine.apply(command).map(Answer::Empty),
         Command::Put { .. } | Command::Delete { .. } => machine.apply(command).map(Answer::Applied),
         Command::CompleteUpload { .. } => machine.apply(command).map(|completed| Answer::Completed(Box::new(completed))),
+        Command::SetTags { .. } => machine.apply(command).map(Answer::Tagged),
         Command::Settle { .. } => {
             machine.apply::<Vec<BlobId>>(command).map(|named| Answer::Named(named.iter().map(|blob| blob.counter).collect()))
         }

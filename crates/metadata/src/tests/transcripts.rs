@@ -51,6 +51,17 @@ fn step(machine: &mut Machine, words: &[&str]) -> String {
             say(machine.apply(&delete).map(applied))
         }
         ["delete-version", key, version] => say(machine.delete_version(key, Some(id(version))).map(applied)),
+        ["tag", key, version, pairs @ ..] => {
+            let tags = pairs.iter().map(|pair| pair.split_once('=').unwrap()).map(|(key, value)| (key.to_string(), value.to_string()));
+            let version = (*version != "current").then(|| id(version));
+            say(machine.set_tags(key, version, tags.collect()).map(|tagged| format!("{} {}", tagged.revision.0, shown(tagged.version))))
+        }
+        ["tags", key, version] => {
+            let version = (*version != "current").then(|| id(version));
+            let Some(Version::Object(record)) = machine.version(key, version) else { return "no object".into() };
+            let tags: Vec<String> = record.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!("{} at {}: {}", record.etag, record.revision.0, tags.join(" ")).trim_end().to_string()
+        }
         ["versioning", state, a] => {
             let versioning = match *state {
                 "enabled" => Versioning::Enabled,
@@ -79,6 +90,14 @@ fn step(machine: &mut Machine, words: &[&str]) -> String {
             say(machine.apply::<()>(&Command::AbortUpload { bucket: BUCKET, key: key.to_string(), upload }).map(|()| "ok".into()))
         }
         other => panic!("{other:?}"),
+    }
+}
+
+fn shown(version: Option<VersionId>) -> String {
+    match version {
+        None => "-".into(),
+        Some(VersionId::Null) => "null".into(),
+        Some(VersionId::Numbered(revision)) => revision.0.to_string(),
     }
 }
 
@@ -113,5 +132,6 @@ transcripts!(
     a_removed_incarnation_never_opens_again,
     a_version_goes_only_by_its_id_and_the_null_version_by_the_next_one,
     a_late_setting_of_versioning_changes_nothing,
+    tags_change_without_making_a_version_and_go_with_theirs,
     two_deletebuckets_and_one_put_lose_nothing,
 );

@@ -111,6 +111,8 @@ enum Content {
 struct Item {
     content: Content,
     null: bool,
+    /// By their number.
+    tags: Option<u64>,
 }
 
 /// Which version is meant.
@@ -166,6 +168,18 @@ enum Deed {
         seen: Option<Value>,
     },
     List(Page),
+    /// Of the version that is named, or of the current one; with `null` if the reply told its id.
+    SetTags {
+        named: Option<Named>,
+        tags: Option<u64>,
+        null: Option<bool>,
+    },
+    Tags {
+        named: Option<Named>,
+        tags: Option<u64>,
+        null: Option<bool>,
+    },
+    NoTags(Option<Named>),
 }
 
 /// What version ids of one key mean.
@@ -270,6 +284,20 @@ impl<'a> Names<'a> {
             (Action::GetVersion(id), Outcome::Found { seen: Seen::Absent, .. }) => {
                 Some(Deed::ReadNamed { named: self.named(id), seen: None })
             }
+            (Action::SetTags { version, tags }, Outcome::Tagged(told)) => {
+                let null = told.as_ref().map(|id| id == NULL);
+                Some(Deed::SetTags { named: version.as_deref().map(|id| self.named(id)), tags: *tags, null })
+            }
+            (Action::SetTags { version, tags }, Outcome::Unknown(_)) => {
+                Some(Deed::SetTags { named: version.as_deref().map(|id| self.named(id)), tags: *tags, null: None })
+            }
+            (Action::GetTags(version), Outcome::Tags { tags, version: told }) => {
+                let null = told.as_ref().map(|id| id == NULL);
+                Some(Deed::Tags { named: version.as_deref().map(|id| self.named(id)), tags: *tags, null })
+            }
+            (Action::SetTags { version, .. } | Action::GetTags(version), Outcome::Found { seen: Seen::Absent, .. }) => {
+                Some(Deed::NoTags(version.as_deref().map(|id| self.named(id))))
+            }
             (Action::ListVersions(list), Outcome::Versions(page)) => {
                 let behind = match &list.behind {
                     Some(last) if last.key.as_str() > key => return None,
@@ -303,12 +331,25 @@ impl State {
     fn add(&self, content: Content) -> State {
         let null = self.mode != Mode::Enabled;
         let kept = self.items.iter().filter(|item| !(null && item.null)).copied();
-        State { mode: self.mode, items: kept.chain([Item { content, null }]).collect() }
+        let tags = match content {
+            Content::Object(value) => value.tags(),
+            Content::Marker(_) => None,
+        };
+        State { mode: self.mode, items: kept.chain([Item { content, null, tags }]).collect() }
     }
 
     fn without(&self, named: Named) -> State {
         // A marker that nobody knows by name is not deleted by name.
         State { mode: self.mode, items: self.items.iter().filter(|item| named == Named::SomeMarker || !item.is(named)).copied().collect() }
+    }
+
+    /// Place of the object that is named, or of the current one.
+    fn object(&self, named: Option<Named>) -> Option<usize> {
+        let place = match named {
+            None => self.items.len().checked_sub(1),
+            Some(named) => self.items.iter().position(|item| item.is(named)),
+        };
+        place.filter(|place| self.items[*place].value().is_some())
     }
 
     /// Whether the page shows what stands.
@@ -376,12 +417,32 @@ impl Machine for Stack {
             }
             Deed::ReadNamed { named, seen } => *seen == state.items.iter().find(|item| item.is(*named)).and_then(Item::value),
             Deed::List(page) => state.is_shown(page),
+            Deed::SetTags { named, tags, null } => {
+                let place = state.object(*named)?;
+                let mut after = state.clone();
+                after.items[place].tags = *tags;
+                return null.is_none_or(|null| after.items[place].null == null).then_some(after);
+            }
+            Deed::Tags { named, tags, null } => {
+                let item = state.items[state.object(*named)?];
+                item.tags == *tags && null.is_none_or(|null| item.null == null)
+            }
+            Deed::NoTags(named) => state.object(*named).is_none(),
         };
         fits.then(|| state.clone())
     }
 
     fn only_reads(&self, operation: usize) -> bool {
-        matches!(self.0[operation], Deed::Mode(_) | Deed::Failed(_) | Deed::Read { .. } | Deed::ReadNamed { .. } | Deed::List(_))
+        matches!(
+            self.0[operation],
+            Deed::Mode(_)
+                | Deed::Failed(_)
+                | Deed::Read { .. }
+                | Deed::ReadNamed { .. }
+                | Deed::List(_)
+                | Deed::Tags { .. }
+                | Deed::NoTags(_)
+        )
     }
 }
 
@@ -446,6 +507,65 @@ mod tests {
         log.end(list(None), page(&lines, false)).end(Action::Delete, made("null")).end(Action::GetVersion("null".to_owned()), absent());
         log.end(Action::PutIfAbsent(value(5)), made("null")).unknown(Action::SetVersioning(true)).end(Action::Put(value(6)), made("f"));
         assert!(holds(log));
+    }
+
+    fn tagged(id: &str) -> Outcome {
+        Outcome::Tagged(Some(id.to_owned()))
+    }
+
+    fn tags(of: Option<u64>, id: &str) -> Outcome {
+        Outcome::Tags { tags: of, version: Some(id.to_owned()) }
+    }
+
+    fn set(version: Option<&str>, tags: Option<u64>) -> Action {
+        Action::SetTags { version: version.map(str::to_owned), tags }
+    }
+
+    fn ask(version: Option<&str>) -> Action {
+        Action::GetTags(version.map(str::to_owned))
+    }
+
+    #[test]
+    fn tags_belong_to_versions() {
+        let mut log = log();
+        // Version 3 was put with tags of its own number.
+        log.end(ask(Some("c")), tags(Some(3), "c")).end(ask(Some("b")), tags(None, "b"));
+        log.end(set(Some("b"), Some(7)), tagged("b")).end(ask(Some("b")), tags(Some(7), "b"));
+        log.end(set(None, Some(8)), absent()).end(ask(Some("d")), absent()).end(set(Some("d"), None), absent());
+        log.end(Action::DeleteVersion("d".to_owned()), made("d")).end(set(None, Some(9)), tagged("c"));
+        log.end(ask(None), tags(Some(9), "c")).end(set(Some("c"), None), tagged("c")).end(ask(None), tags(None, "c"));
+        log.unknown(set(None, Some(10))).end(Action::Put(value(5)), made("e")).end(ask(Some("c")), tags(Some(10), "c"));
+        log.end(ask(None), tags(None, "e")).unknown(set(None, Some(11))).end(ask(None), tags(None, "e"));
+        log.end(set(Some("null"), Some(12)), tagged("null")).end(ask(Some("null")), tags(Some(12), "null"));
+        assert!(holds(log));
+    }
+
+    #[test]
+    fn doctored_tags_are_found() {
+        let lies: [(&str, Vec<(Action, Outcome)>); 7] = [
+            ("tags that were never set", vec![(ask(Some("b")), tags(Some(7), "b"))]),
+            ("tags of the put are gone", vec![(ask(Some("c")), tags(None, "c"))]),
+            ("tags of a marker", vec![(set(None, Some(7)), tagged("d"))]),
+            ("an acknowledged change is gone", vec![(set(Some("b"), Some(7)), tagged("b")), (ask(Some("b")), tags(None, "b"))]),
+            ("a change of another version", vec![(set(Some("b"), Some(7)), tagged("b")), (ask(Some("c")), tags(Some(7), "c"))]),
+            ("an object is none", vec![(ask(Some("b")), absent())]),
+            (
+                "the tags outlive their version",
+                vec![
+                    (set(Some("null"), Some(7)), tagged("null")),
+                    (Action::SetVersioning(false), Outcome::Done),
+                    (Action::Put(value(4)), made("null")),
+                    (ask(None), tags(Some(7), "null")),
+                ],
+            ),
+        ];
+        for (what, lie) in lies {
+            let mut log = log();
+            for (action, outcome) in lie {
+                log.end(action, outcome);
+            }
+            assert!(!holds(log), "{what}");
+        }
     }
 
     /// What a doctored history holds more than a true one.
