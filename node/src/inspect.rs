@@ -6,6 +6,7 @@ use consensus::rows::MemoryRows;
 use consensus::{GroupSpec, StateMachine};
 use placement::Bucket;
 use placement::commands::{Answer, Query, Reply};
+pub use placement::root::time::STEP_MS_MAX as CLUSTER_TIME_STEP_MS_MAX;
 use protocol::{GroupId, ROOT, Volume, VolumeId, VolumeState, wire};
 use std::sync::Arc;
 
@@ -41,6 +42,14 @@ pub fn buckets(root: &MemoryRows) -> Vec<Bucket> {
     match ask(root, &all) {
         Some(Reply::Buckets(buckets)) => buckets,
         _ => Vec::new(),
+    }
+}
+
+/// Cluster time in these rows of the root group, in milliseconds since 1970.
+pub fn cluster_time_ms(root: &MemoryRows) -> u64 {
+    match ask(root, &Query::Time) {
+        Some(Reply::Time { now_ms }) => now_ms,
+        _ => 0,
     }
 }
 

@@ -260,7 +260,7 @@ fn pulse(settings: &Settings, mounted: &[Mounted], refused: &[Refused]) -> impl 
                 drives.push(DriveHealth { drive: *drive, closed: Some(reason.clone()), free_bytes: 0, total_bytes: 0 });
             }
         }
-        Heartbeat { node, incarnation, drives }
+        Heartbeat { node, incarnation, drives, clock_ms: time::wall_ms() }
     }
 }
 

@@ -144,6 +144,15 @@ impl Client {
         Ok(map)
     }
 
+    /// Cluster time, in milliseconds since 1970: what expires is judged by it. A lower bound, for good: it never goes back, no single
+    /// clock moves it, and whoever keeps an answer is only late. 0 until the cluster has run for some seconds.
+    pub async fn cluster_time_ms(&self, deadline: Instant) -> Result<u64, Error> {
+        match self.query(Query::Time, deadline).await? {
+            Reply::Time { now_ms } => Ok(now_ms),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Begin or go on with the creation of `name`: state Creating under a new attempt. Fails with
     /// [`Error::BucketExists`] if it is live or being deleted.
     pub async fn begin_create_bucket(&self, name: &str, owner: &str, created_ms: u64, deadline: Instant) -> Result<Bucket, Error> {

@@ -4,7 +4,7 @@
 //! must still mean the same.
 
 use crate::{Bootstrap, Bucket, Error};
-use protocol::{Epoch, Scheme, SlotPlace, Versioning, Volume, VolumeId, WriterId};
+use protocol::{Epoch, ReplicaId, Scheme, SlotPlace, Versioning, Volume, VolumeId, WriterId};
 use serde::{Deserialize, Serialize};
 
 /// What changes the root group's state.
@@ -33,6 +33,8 @@ pub enum Command {
     BeginSetVersioning { name: String, versioning: Option<Versioning> },
     /// Every partition has it, for the current attempt only.
     FinishSetVersioning { name: String, attempt: u64 },
+    /// What the clock of each root voter showed when it was last heard, in milliseconds since 1970.
+    MarkTime { clocks: Vec<(ReplicaId, Option<u64>)> },
 }
 
 /// What is asked without changing anything.
@@ -52,6 +54,8 @@ pub enum Query {
     },
     /// All volumes that are Building or Open, and the counts of volumes.
     Unsealed,
+    /// Cluster time.
+    Time,
 }
 
 /// What a command or query came to.
@@ -65,6 +69,10 @@ pub enum Reply {
     /// None: the cluster was not founded yet.
     Bootstrap(Option<Bootstrap>),
     Unsealed(Unsealed),
+    /// Milliseconds since 1970; 0 before the first mark.
+    Time {
+        now_ms: u64,
+    },
 }
 
 /// The volumes that may still change by writing, and how many there are of each kind.

@@ -106,6 +106,8 @@ pub struct Heartbeat {
     /// Random per process start.
     pub incarnation: u64,
     pub drives: Vec<DriveHealth>,
+    /// What its clock shows, in milliseconds since 1970: one voice of many for cluster time, if it is a root voter's.
+    pub clock_ms: u64,
 }
 
 /// One drive of a heartbeat.

@@ -5,6 +5,7 @@
 
 pub mod buckets;
 pub mod map;
+pub mod time;
 pub mod volumes;
 pub mod writers;
 
@@ -77,6 +78,7 @@ impl StateMachine for Root {
             Ok(Query::Buckets { after, max }) => Ok(buckets::query_page(rows, &after, max)),
             Ok(Query::Volume { volume }) => volumes::query(rows, volume),
             Ok(Query::Unsealed) => Ok(volumes::query_unsealed(rows, &counters)),
+            Ok(Query::Time) => Ok(Reply::Time { now_ms: time::now_ms(rows.get(time::row())) }),
             Err(error) => Err(Error::Malformed(error.to_string())),
         };
         wire::encode(&Answer { revision: counters.revision, result })
@@ -96,6 +98,7 @@ fn apply_command(rows: &mut RowsMut<'_>, counters: &mut Counters, command: Comma
         Command::SealVolume { volume, epoch } => volumes::seal(rows, counters, volume, epoch),
         Command::BeginSetVersioning { name, versioning } => buckets::begin_set_versioning(rows, counters, &name, versioning),
         Command::FinishSetVersioning { name, attempt } => buckets::finish_set_versioning(rows, &name, attempt),
+        Command::MarkTime { clocks } => time::mark(rows, &clocks),
     }
 }
 

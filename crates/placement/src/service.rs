@@ -6,11 +6,12 @@
 use crate::commands::{Answer, Command, Query, Reply};
 use crate::leader::{ASK, Ask, HEARTBEAT, Refusal, SERVICE, Told, error_of};
 use crate::open_volumes::{Decision, OpenVolumes};
-use crate::watch::Watch;
+use crate::watch::{TICK_MAX, Watch};
 use crate::{Allocator, Bootstrap, Error, Health, Heartbeat, place_replicas};
 use bytes::Bytes;
 use consensus::Host;
 use protocol::{DriveId, NodeId, ROOT, ReplicaId, Volume, VolumeId, wire};
+use runtime::planted;
 use runtime::rpc::{Reply as RpcReply, Request, Rpc};
 use runtime::sync::Notify;
 use runtime::task::Task;
@@ -29,6 +30,8 @@ const REFRESH_IDLE: Duration = Duration::from_secs(30);
 const WORK: Duration = Duration::from_secs(2);
 /// The longest that a writer waits for another volume to be entered while it could have one that is open.
 const WIDEN: Duration = Duration::from_secs(1);
+/// The leader brings cluster time forward so often, by its own ticks.
+pub const MARK_EVERY: Duration = Duration::from_secs(10);
 /// Seals proposed at a time.
 const SEALS_AT_ONCE: usize = 16;
 /// Longest reason of a report that is kept.
@@ -108,6 +111,8 @@ impl Service {
 /// Count silence, found the cluster, keep the list of volumes, seal: while leading.
 async fn work(inner: Arc<Inner>) {
     let mut last = now();
+    // Since the last mark, or since this node leads: leaders that follow one another fast bring time no further than one.
+    let mut led = Duration::ZERO;
     loop {
         runtime::select! {
             _ = inner.wake.notified() => {}
@@ -120,12 +125,19 @@ async fn work(inner: Arc<Inner>) {
         if former == Some(term) {
             // Only time led in this term counts, and of a pause no more than a tick.
             inner.state().watch.tick(elapsed);
+            led += elapsed.min(TICK_MAX);
+        } else {
+            led = Duration::ZERO;
         }
         if let Err(error) = inner.prepare_within(REFRESH_IDLE, now() + WORK).await {
             tracing::debug!(%error, "the root's leader cannot read its group yet");
             continue;
         }
         inner.seal_what_failed().await;
+        if led >= MARK_EVERY {
+            led = Duration::ZERO;
+            inner.mark_time().await;
+        }
     }
 }
 
@@ -261,6 +273,19 @@ impl Inner {
         .await;
         if more && done.into_iter().all(|done| done) {
             self.wake.notify_one();
+        }
+    }
+
+    /// Bring cluster time forward to what the voters' clocks show. Their readings go as they came: how old they are nobody could
+    /// say but this node's clock, which is one of them.
+    async fn mark_time(&self) {
+        let clocks = {
+            let state = self.state();
+            let own = planted("cluster-time-by-the-leaders-clock").then(runtime::time::wall_ms);
+            self.root_voters.iter().map(|(voter, node)| (*voter, own.or(state.watch.clock_ms(*node)))).collect()
+        };
+        if let Err(error) = self.propose(Command::MarkTime { clocks }, now() + WORK).await {
+            tracing::debug!(%error, "cluster time was not brought forward");
         }
     }
 

@@ -34,6 +34,8 @@ struct Seen {
     /// By its last heartbeat; empty before the first.
     drives: BTreeMap<DriveId, DriveHealth>,
     heard: bool,
+    /// What its clock showed in its last heartbeat.
+    clock_ms: Option<u64>,
 }
 
 impl Watch {
@@ -69,7 +71,7 @@ impl Watch {
             heartbeat.drives.into_iter().take(DRIVES_PER_NODE_MAX).filter(its).map(|health| (health.drive, health)).collect();
         let closed = |drives: &BTreeMap<DriveId, DriveHealth>| drives.values().map(|d| (d.drive, d.closed.is_some())).collect::<Vec<_>>();
         let changed = !seen.heard || closed(&drives) != closed(&seen.drives);
-        *seen = Seen { incarnation: heartbeat.incarnation, heard: true, drives, ..Seen::default() };
+        *seen = Seen { incarnation: heartbeat.incarnation, heard: true, drives, clock_ms: Some(heartbeat.clock_ms), ..Seen::default() };
         changed
     }
 
@@ -90,6 +92,12 @@ impl Watch {
             }
         };
         self.nodes.iter().filter_map(|(node, seen)| Some((*node, why(seen)?))).collect()
+    }
+
+    /// What the node's clock showed when it was last heard, as it was then: it is not known how long ago by any clock that may be
+    /// trusted. `None` if it is silent.
+    pub fn clock_ms(&self, node: NodeId) -> Option<u64> {
+        self.nodes.get(&node).filter(|seen| seen.silence < SUSPECT_AFTER)?.clock_ms
     }
 
     /// Drives that closed themselves, and why.
@@ -141,7 +149,7 @@ mod tests {
             free_bytes: 1 << 40,
             total_bytes: 1 << 41,
         };
-        Heartbeat { node: NodeId(node), incarnation: 1, drives: (0..2).map(drive).collect() }
+        Heartbeat { node: NodeId(node), incarnation: 1, drives: (0..2).map(drive).collect(), clock_ms: 1000 + node }
     }
 
     fn led(watch: &mut Watch, seconds: u64) {
@@ -169,6 +177,18 @@ mod tests {
         watch.begin_term(&map);
         watch.tick(Duration::from_secs(3600));
         assert!(watch.suspected().is_empty());
+    }
+
+    #[test]
+    fn the_clock_of_a_silent_node_is_not_known() {
+        let map = map(3, 1, 2);
+        let mut watch = Watch::default();
+        watch.begin_term(&map);
+        watch.heard(&map, heartbeat(2, &[]));
+        led(&mut watch, 14);
+        assert_eq!([1, 2, 77].map(|node| watch.clock_ms(NodeId(node))), [None, Some(1002), None]);
+        led(&mut watch, 1);
+        assert_eq!(watch.clock_ms(NodeId(2)), None);
     }
 
     #[test]

@@ -78,7 +78,7 @@ async fn start(node: NodeId, bootstrap: &Bootstrap, folder: &Path) -> Process {
         let mut health: Vec<_> =
             drives.iter().map(|drive| DriveHealth { drive: *drive, closed: None, free_bytes: 1 << 40, total_bytes: 1 << 41 }).collect();
         health[0].closed = said.lock().unwrap().clone();
-        Heartbeat { node, incarnation: 1, drives: health }
+        Heartbeat { node, incarnation: 1, drives: health, clock_ms: runtime::time::wall_ms() }
     });
     Process { client, host, service, heartbeats, listening, closed }
 }

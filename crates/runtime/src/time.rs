@@ -38,7 +38,8 @@ pub async fn timeout_at<F: Future>(deadline: Instant, future: F) -> Result<F::Ou
     crate::side::timeout(deadline.saturating_duration_since(now()), future).await
 }
 
-/// Milliseconds since 1970 by this node's clock, which may be wrong: for showing and for S3's signature window.
+/// Milliseconds since 1970 by this node's clock, which may be wrong: for showing, for S3's signature window, and as one voice of many
+/// for cluster time.
 pub fn wall_ms() -> u64 {
     crate::side::wall_ms()
 }

@@ -15,6 +15,7 @@ mod replicas;
 mod rules;
 mod slots;
 mod surface;
+mod time;
 mod volumes;
 mod witness;
 
@@ -62,6 +63,7 @@ struct State {
     missing: Vec<acknowledged::Missing>,
     claims: Claims,
     volumes: Volumes,
+    time: time::ClusterTime,
     /// Files that were shown wrongly at some time.
     struck: BTreeSet<(DriveId, String)>,
     /// Drives that were out of reach or showed wrong bytes at some time.
@@ -82,6 +84,7 @@ impl Judge {
             missing: Vec::new(),
             claims: Claims::default(),
             volumes: Volumes::default(),
+            time: time::ClusterTime::default(),
             struck: BTreeSet::new(),
             touched: BTreeSet::new(),
             too_old: BTreeSet::new(),
@@ -161,8 +164,27 @@ impl Judge {
             return;
         }
         let within = self.scenario.expect.service_within.unwrap_or(SERVICE_WITHIN);
-        let found = liveness::judge(&self.cluster, clients, healed + within).await;
+        let mut found = liveness::judge(&self.cluster, clients, healed + within).await;
+        if self.scenario.nemeses.iter().any(|nemesis| time::is_of_clocks(nemesis.fault)) {
+            found.extend(self.time_goes_on().await);
+        }
         self.state.lock().expect("nothing panics under this lock").found.extend(found);
+    }
+
+    /// Cluster time comes as far as most clocks show by now, or one step.
+    async fn time_goes_on(&self) -> Option<Violation> {
+        let shown = time::middle(time::clocks(&self.cluster).into_iter().map(|(shows, _)| shows).collect());
+        let from = self.advanced().time.seen_ms();
+        let aim = if from == 0 { shown } else { shown.min(from + node::inspect::CLUSTER_TIME_STEP_MS_MAX) };
+        let deadline = runtime::time::now() + time::GOES_ON_WITHIN;
+        while self.advanced().time.seen_ms() < aim {
+            if runtime::time::now() >= deadline {
+                let text = format!("cluster time was {from} ms, and is not at {aim} ms {} s later", time::GOES_ON_WITHIN.as_secs());
+                return Some(Violation::new("cluster-time-goes-on", text));
+            }
+            runtime::time::sleep(Duration::from_millis(500)).await;
+        }
+        None
     }
 
     /// The run is over, all is healed, and each bucket was read back: everything that is wrong.
@@ -200,7 +222,7 @@ impl Judge {
             *known = (*known).max(replica.committed);
         }
         let mut guard = self.state.lock().expect("nothing panics under this lock");
-        let State { logs, claims, volumes, found, missing, too_old, .. } = &mut *guard;
+        let State { logs, claims, volumes, time, found, missing, too_old, .. } = &mut *guard;
         found.extend(logs.advance(&self.drives, &committed));
         claims.note(side::elapsed_ns(), &status);
         claims.judge(&status, logs);
@@ -210,6 +232,8 @@ impl Judge {
             let text = format!("replica {} of group {} cannot follow: {:?}", old.replica, old.group, old.trouble);
             found.push(Violation::new("version-known-to-all", text));
         }
+        let showed = || time::clocks(&self.cluster).into_iter().map(|(_, latest)| latest).collect();
+        found.extend(time.judge(node::inspect::cluster_time_ms(logs.root().rows()), showed));
         guard
     }
 

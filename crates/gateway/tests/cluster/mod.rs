@@ -89,6 +89,7 @@ impl Cluster {
                 .into_iter()
                 .map(|drive| DriveHealth { drive: drive.drive, closed: drive.closed, free_bytes: 1 << 40, total_bytes: 1 << 40 })
                 .collect(),
+            clock_ms: 0,
         });
         let writer = placement.open_writer(now() + Duration::from_secs(20)).await.unwrap();
         let clients = gateway::Cluster {

@@ -35,6 +35,8 @@ struct Running {
     local: Instant,
     /// What the wall clock shows while it stands.
     stands_at_ms: Option<u64>,
+    /// The latest that the wall clock showed before it was set last.
+    showed_ms: u64,
 }
 
 thread_local! {
@@ -61,7 +63,7 @@ fn scaled(duration: Duration, parts: i64) -> Duration {
 
 impl Running {
     fn right(now: Instant) -> Running {
-        Running { clock: Clock::default(), since: now, local: now, stands_at_ms: None }
+        Running { clock: Clock::default(), since: now, local: now, stands_at_ms: None, showed_ms: 0 }
     }
 
     fn local(&self, now: Instant) -> Instant {
@@ -105,9 +107,10 @@ pub(super) fn set(machine: u64, clock: Clock) {
             Some(running.wall_ms(now))
         } else {
             // It jumps, and stands there.
-            Some(Running { clock, since: now, local, stands_at_ms: None }.wall_ms(now))
+            Some(Running { clock, since: now, local, stands_at_ms: None, showed_ms: 0 }.wall_ms(now))
         };
-        *running = Running { clock, since: now, local, stands_at_ms };
+        let showed_ms = running.showed_ms.max(running.wall_ms(now));
+        *running = Running { clock, since: now, local, stands_at_ms, showed_ms };
     });
     ANY_SET.set(true);
 }
@@ -115,6 +118,14 @@ pub(super) fn set(machine: u64, clock: Clock) {
 /// The clock of a machine as it was set last.
 pub(super) fn of(machine: u64) -> Clock {
     CLOCKS.with_borrow(|clocks| clocks.get(&machine).map(|running| running.clock).unwrap_or_default())
+}
+
+/// What the wall clock of a machine shows, and the latest that it ever showed: between two settings it never goes back.
+pub(super) fn wall_of(machine: u64) -> (u64, u64) {
+    let now = simulated_now();
+    let set = CLOCKS.with_borrow(|clocks| clocks.get(&machine).map(|running| (running.wall_ms(now), running.showed_ms)));
+    let (shows, showed) = set.unwrap_or_else(|| (true_wall_ms(), 0));
+    (shows, shows.max(showed))
 }
 
 /// Look at the present machine's clock; `None` if it is right.

@@ -127,6 +127,11 @@ impl Machine {
         super::clock::set(self.number(), clock);
     }
 
+    /// What its wall clock shows, and the latest that it ever showed, in milliseconds since 1970.
+    pub fn wall_ms(&self) -> (u64, u64) {
+        super::clock::wall_of(self.number())
+    }
+
     /// Its clock as it was set last.
     pub fn clock(&self) -> Clock {
         super::clock::of(self.number())

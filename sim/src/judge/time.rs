@@ -1,0 +1,75 @@
+//! Cluster time against the clocks that make it: it never goes back, it is never later than most root voters' clocks ever
+//! showed, and once all is well it goes on with them.
+
+use crate::cluster::Cluster;
+use crate::violation::Violation;
+use jepsen_like::scenario::Fault;
+use protocol::{NodeId, ROOT};
+use std::time::Duration;
+
+/// In which simulated time cluster time must have come as far as the clocks were, when all is well.
+pub const GOES_ON_WITHIN: Duration = Duration::from_secs(60);
+
+/// Cluster time as it was seen so far.
+#[derive(Default)]
+pub struct ClusterTime {
+    seen_ms: u64,
+}
+
+impl ClusterTime {
+    /// It is `now_ms` by the root group's log; the clocks of the voters never showed more than `showed_ms`.
+    pub fn judge(&mut self, now_ms: u64, showed_ms: impl FnOnce() -> Vec<u64>) -> Option<Violation> {
+        let before = std::mem::replace(&mut self.seen_ms, now_ms);
+        if now_ms < before {
+            return Some(Violation::new("cluster-time-rises", format!("cluster time went back from {before} to {now_ms} ms")));
+        }
+        if now_ms == before {
+            return None;
+        }
+        let most = middle(showed_ms());
+        (now_ms > most).then(|| {
+            let text = format!("cluster time is {now_ms} ms, and most root voters' clocks never showed more than {most} ms");
+            Violation::new("cluster-time-of-most", text)
+        })
+    }
+
+    pub fn seen_ms(&self) -> u64 {
+        self.seen_ms
+    }
+}
+
+/// Whether a fault makes clocks wrong.
+pub fn is_of_clocks(fault: Fault) -> bool {
+    matches!(fault, Fault::ClockSkew | Fault::ClockDrift | Fault::ClockJump | Fault::ClockFreeze)
+}
+
+/// For each root voter what the wall clock of its machine shows, and the latest that it ever showed.
+pub fn clocks(cluster: &Cluster) -> Vec<(u64, u64)> {
+    let machine =
+        |node: NodeId| cluster.bootstrap.map.nodes.iter().position(|one| one.id == node).expect("voters live on nodes of the map");
+    let groups = node::inspect::groups(&cluster.bootstrap);
+    let root = groups.iter().find(|spec| spec.group == ROOT).expect("every cluster has a root group");
+    root.voters.iter().map(|voter| cluster.machines[machine(voter.node)].wall_ms()).collect()
+}
+
+/// The one in the middle, the lower one of two: a minority lies on either side of it.
+pub fn middle(mut shown: Vec<u64>) -> u64 {
+    shown.sort_unstable();
+    shown[(shown.len() - 1) / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_goes_back_or_runs_ahead_of_most_clocks_is_found() {
+        let mut time = ClusterTime::default();
+        let clocks = || vec![500, 100, 300];
+        assert_eq!(time.judge(0, || unreachable!("it does not move")), None);
+        assert_eq!(time.judge(300, clocks), None);
+        assert_eq!(time.judge(300, || unreachable!("it does not move")), None);
+        assert_eq!(time.judge(301, clocks).map(|found| found.check), Some("cluster-time-of-most".to_owned()));
+        assert_eq!(time.judge(300, clocks).map(|found| found.check), Some("cluster-time-rises".to_owned()));
+    }
+}
