@@ -221,7 +221,7 @@ impl Client {
             self.asked(bucket.partitions[index], Query::List { bucket: bucket.id, query }, deadline)
         })
         .await?;
-        Ok(ListPage { entries: page.entries, truncated: page.truncated })
+        Ok(ListPage { entries: page.entries, truncated: page.truncated, read: page.read })
     }
 
     /// One page of versions and markers, merged as [`Client::list`] does; each key's lie in one partition.

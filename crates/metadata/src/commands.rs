@@ -98,6 +98,8 @@ pub struct Page<T> {
     pub truncated: bool,
     /// Every key up to this one was walked and gives no entry: the next page goes on behind it.
     pub passed: Option<String>,
+    /// Rows that were looked at for it: what the page costs, whatever it shows.
+    pub read: u32,
 }
 
 /// One line of a listing of uploads.

@@ -167,6 +167,8 @@ pub struct ListPage {
     pub entries: Vec<Listed>,
     /// There is more after the last entry.
     pub truncated: bool,
+    /// Rows that the partitions looked at for it.
+    pub read: u32,
 }
 
 /// A page of uploads under way, by (key, upload id).

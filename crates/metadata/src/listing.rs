@@ -183,8 +183,9 @@ impl<'a> Walk<'a> {
     ) -> Result<Page<T>, Error> {
         let mut entries = Vec::new();
         let mut work = 0;
+        let mut read = 0_u32;
         if self.max == 0 {
-            return Ok(Page { entries, truncated: false, passed: None });
+            return Ok(Page { entries, truncated: false, passed: None, read });
         }
         let mut walked: Option<String> = None;
         loop {
@@ -200,6 +201,7 @@ impl<'a> Walk<'a> {
                     return false;
                 }
                 work += row.len() + value.len();
+                read += 1;
                 let hidden = self.common_prefix(&key);
                 stop = match judge(row, key.clone(), value) {
                     Err(error) => Stop::Failed(error),
@@ -227,12 +229,12 @@ impl<'a> Walk<'a> {
                 false
             });
             match stop {
-                Stop::End => return Ok(Page { entries, truncated: false, passed: None }),
-                Stop::Full => return Ok(Page { entries, truncated: true, passed: None }),
+                Stop::End => return Ok(Page { entries, truncated: false, passed: None, read }),
+                Stop::Full => return Ok(Page { entries, truncated: true, passed: None, read }),
                 // The last entry says where to go on, if there is one.
                 Stop::Tired => {
                     let passed = walked.filter(|_| entries.is_empty());
-                    return Ok(Page { entries, truncated: true, passed });
+                    return Ok(Page { entries, truncated: true, passed, read });
                 }
                 Stop::Seek(behind) => self.range.start = behind,
                 Stop::Failed(error) => return Err(error),

@@ -38,8 +38,9 @@ where
 {
     let mut entries: Vec<L> = Vec::with_capacity(max.min(protocol::limits::LIST_KEYS_MAX));
     if max == 0 {
-        return Ok(Page { entries, truncated: false, passed: None });
+        return Ok(Page { entries, truncated: false, passed: None, read: 0 });
     }
+    let mut read = 0_u32;
     let mut sources: Vec<Source<L>> = (0..partitions).map(|_| Source { lines: VecDeque::new(), position: None, truncated: true }).collect();
     loop {
         let dry = dry(&sources);
@@ -50,17 +51,19 @@ where
             let count = share(max - entries.len(), partitions);
             let pages = join_all(dry.iter().map(|index| fetch(*index, sources[*index].position.clone(), count))).await;
             for (index, page) in dry.into_iter().zip(pages) {
-                sources[index].refill(page?)?;
+                let page = page?;
+                read = read.saturating_add(page.read);
+                sources[index].refill(page)?;
             }
             continue;
         }
         let Some(line) = take_smallest(&mut sources) else {
-            return Ok(Page { entries, truncated: false, passed: None });
+            return Ok(Page { entries, truncated: false, passed: None, read });
         };
         entries.push(line);
         if entries.len() == max {
             let truncated = sources.iter().any(|source| source.truncated || !source.lines.is_empty());
-            return Ok(Page { entries, truncated, passed: None });
+            return Ok(Page { entries, truncated, passed: None, read });
         }
     }
 }

@@ -157,7 +157,7 @@ pub(crate) fn list_parts(
     let begun = get(rows, bucket, key, upload)?;
     let page = match after.checked_add(1) {
         Some(first) => page(rows, upload, first, max, &[])?,
-        None => Page { entries: Vec::new(), truncated: false, passed: None },
+        None => Page { entries: Vec::new(), truncated: false, passed: None, read: 0 },
     };
     Ok((begun, page))
 }
@@ -169,11 +169,12 @@ pub(crate) fn completed_parts(rows: &impl Read, upload: UploadId, first: u16, ma
 }
 
 fn page(rows: &impl Read, upload: UploadId, first: u16, max: u32, without: &[u16]) -> Result<Page<Part>, Error> {
-    let mut page = Page { entries: Vec::new(), truncated: false, passed: None };
+    let mut page = Page { entries: Vec::new(), truncated: false, passed: None, read: 0 };
     let mut bytes = 0;
     let mut failed = None;
     let range = keys::parts(upload, first);
     rows.visit(&range.start, &range.end, &mut |key, value| {
+        page.read += 1;
         let full = page.entries.len() >= max as usize || (bytes >= REPLY_BYTES && !page.entries.is_empty());
         match decode::<PartRow>(key, value) {
             Ok(row) if without.binary_search(&row.part.number).is_ok() => true,

@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn keys_and_prefixes_are_shown_apart_and_the_last_of_both_is_known() {
         let object = Listed::Object { key: "a b".into(), bytes: 3, etag: "e".into(), modified_ms: 0, checksum: None };
-        let page = ListPage { entries: vec![object, Listed::Prefix("b/".into())], truncated: true };
+        let page = ListPage { entries: vec![object, Listed::Prefix("b/".into())], truncated: true, read: 2 };
         let page = show(page, true, false);
         assert_eq!(page.contents[0].key.as_deref(), Some("a%20b"));
         assert!(page.contents[0].owner.is_none());

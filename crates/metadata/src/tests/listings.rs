@@ -56,6 +56,20 @@ pub fn reference<'a>(keys: impl Iterator<Item = &'a str>, query: &ListQuery) -> 
     (left.into_iter().take(max).collect(), truncated)
 }
 
+#[test]
+fn a_common_prefix_costs_one_row_however_many_keys_are_below_it() {
+    let keys: BTreeSet<String> =
+        (0..3000).map(|number| format!("folder-{}/{number:04}", number % 10)).chain(["single".to_string()]).collect();
+    let machines = partitions(4, &keys);
+    let query = ListQuery { delimiter: Some("/".into()), max: 1000, ..ListQuery::default() };
+    for machine in &machines {
+        let page: Page<Listed> = machine.ask(&Query::List { bucket: BUCKET, query: query.clone() }).unwrap();
+        assert!(page.entries.len() >= 10 && page.read as usize == page.entries.len(), "{} rows for {:?}", page.read, page.entries);
+    }
+    let page: Page<Listed> = machines[0].ask(&Query::List { bucket: BUCKET, query: ListQuery { delimiter: None, ..query } }).unwrap();
+    assert!(page.read > 600 && page.read as usize == page.entries.len());
+}
+
 pub fn names(page: &Page<Listed>) -> Names {
     (page.entries.iter().map(|line| (line.place().0.to_string(), matches!(line, Listed::Prefix(_)))).collect(), page.truncated)
 }

@@ -144,7 +144,9 @@ impl Arbitrary for Op {
                 let (number, large) = (u16::from(u8::arbitrary(g) % 5), bool::arbitrary(g));
                 Op::PutPart { bucket, key: key_of_upload, upload, number, large, blobs }
             }
-            23..=26 | 38..=39 => Op::Complete { bucket, key: key_of_upload, upload, mask: u8::arbitrary(g), spoil: u8::arbitrary(g) % 16, condition },
+            23..=26 | 38..=39 => {
+                Op::Complete { bucket, key: key_of_upload, upload, mask: u8::arbitrary(g), spoil: u8::arbitrary(g) % 16, condition }
+            }
             27 => Op::Abort { bucket, key: key_of_upload, upload },
             28 => Op::Settle { up_to: u64::from(u8::arbitrary(g) % 64), asked: Vec::arbitrary(g) },
             _ => Op::Collect { entry: usize::arbitrary(g) % 4 },
