@@ -7,7 +7,7 @@ use consensus::{GroupSpec, StateMachine};
 use placement::Bucket;
 use placement::commands::{Answer, Query, Reply};
 pub use placement::root::time::STEP_MS_MAX as CLUSTER_TIME_STEP_MS_MAX;
-use protocol::{GroupId, ROOT, Volume, VolumeId, VolumeState, wire};
+use protocol::{DriveId, GroupId, ROOT, Volume, VolumeId, VolumeState, wire};
 use std::sync::Arc;
 
 /// All groups of a cluster and where their replicas live.
@@ -27,6 +27,14 @@ pub fn volume(root: &MemoryRows, volume: VolumeId) -> Option<Volume> {
     match ask(root, &Query::Volume { volume })? {
         Reply::Volume(volume) => Some(volume),
         _ => None,
+    }
+}
+
+/// The drives that these rows of the root group call lost.
+pub fn lost_drives(root: &MemoryRows) -> Vec<DriveId> {
+    match ask(root, &Query::LostDrives) {
+        Some(Reply::Drives(drives)) => drives,
+        _ => Vec::new(),
     }
 }
 

@@ -5,6 +5,7 @@ pub mod drives;
 pub mod groups;
 pub mod inspect;
 pub mod node;
+pub mod operator;
 pub mod settings;
 pub mod status;
 

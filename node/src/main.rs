@@ -4,8 +4,9 @@ mod files;
 mod up;
 
 use clap::{Parser, Subcommand};
+use node::operator::Operator;
 use node::{drives, settings};
-use protocol::NodeId;
+use protocol::{DriveId, NodeId};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,7 +32,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Look at the groups of metadata on drives whose nodes do not run
+    /// Look at the groups of metadata, and replace their replicas on a drive that is gone
     Group {
         #[command(subcommand)]
         command: Group,
@@ -47,9 +48,33 @@ enum Command {
     },
 }
 
+/// The longest wait for an answer of the cluster to its operator.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
 #[derive(Subcommand)]
 enum Group {
-    /// Print what these drives hold of each group, which replica a group without quorum would go on from, and what might be
+    /// Print where the replicas of each group of a running cluster are, who leads, and what is being replaced
+    Status {
+        /// The configuration file of any node of the cluster
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Replace the replicas on a drive that is gone for good by new ones on other drives, and wait until that is done.
+    ///
+    /// Say this only of a drive that will not come back with what it held: it is given no replica ever again. The
+    /// groups must have a majority without it. It may be asked again, also after an interruption
+    Replace {
+        /// The configuration file of any node of the cluster that runs
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The drive's number, as `group status` prints it
+        #[arg(long, value_name = "NUMBER")]
+        drive: u64,
+        /// Give up waiting after this time; the cluster goes on all the same
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        wait: u64,
+    },
+    /// Of nodes that do not run: print what these drives hold of each group, which replica a group without quorum would go on from, and what might be
     /// lost. Changes nothing
     Inspect {
         /// Folders of drives, of as many nodes as can be brought together
@@ -72,6 +97,10 @@ fn main() -> ExitCode {
             Command::Up(up) => run_up(up).await,
             Command::Bootstrap { config } => bootstrap(&config).await,
             Command::Group { command: Group::Inspect { drives } } => inspect_groups(&drives),
+            Command::Group { command: Group::Status { config } } => group_status(&config).await,
+            Command::Group { command: Group::Replace { config, drive, wait } } => {
+                replace_drive(&config, DriveId(drive), Duration::from_secs(wait)).await
+            }
             Command::Node { config, status_file } => run_node(&config, status_file).await,
         }
     });
@@ -129,6 +158,42 @@ fn inspect_groups(paths: &[PathBuf]) -> Result<(), String> {
     unreadable.iter().for_each(|reason| println!("{reason}"));
     println!("drives that are not named here may hold newer replicas: bring all together that can be read before you decide");
     Ok(())
+}
+
+fn operator(config: &Path) -> Result<Operator, String> {
+    let config = files::read_node_config(config).map_err(|error| error.to_string())?;
+    let bootstrap = settings::bootstrap(&config.cluster).map_err(|error| error.to_string())?;
+    Ok(Operator::new(&bootstrap, config.secret))
+}
+
+async fn group_status(config: &Path) -> Result<(), String> {
+    let status = operator(config)?.status(runtime::time::now() + ANSWER_WAIT).await.map_err(|error| error.to_string())?;
+    print!("{status}");
+    Ok(())
+}
+
+async fn replace_drive(config: &Path, drive: DriveId, wait: Duration) -> Result<(), String> {
+    let operator = operator(config)?;
+    let until = runtime::time::now() + wait;
+    operator.lose_drive(drive, runtime::time::now() + ANSWER_WAIT).await.map_err(|error| error.to_string())?;
+    let mut told = None;
+    loop {
+        // The root group may be changing itself just now: its answer can wait.
+        if let Ok(status) = operator.status(runtime::time::now() + ANSWER_WAIT).await {
+            let left = status.left_on(drive);
+            if told != Some(left) {
+                println!("drive {drive}: {left} replicas left to replace");
+                told = Some(left);
+            }
+            if left == 0 {
+                return Ok(());
+            }
+        }
+        if runtime::time::now() >= until {
+            return Err(format!("drive {drive} is noted as lost, and not all of its replicas are replaced; see `keepstone group status`"));
+        }
+        runtime::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 async fn run_node(config: &Path, status_file: Option<PathBuf>) -> Result<(), String> {

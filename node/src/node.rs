@@ -28,7 +28,7 @@ pub struct Node {
     refused: Vec<Refused>,
     without_replicas: Vec<Refused>,
     ready: watch::Receiver<Option<Result<Served, String>>>,
-    _service: Option<placement::Service>,
+    _service: placement::Service,
     tasks: Vec<Task<()>>,
 }
 
@@ -93,10 +93,6 @@ impl Node {
         let mut groups = vec![ROOT];
         groups.extend(&settings.bootstrap.partitions);
         let groups = placement::place_replicas(map, &groups);
-        let root_nodes: Vec<_> =
-            groups.iter().filter(|spec| spec.group == ROOT).flat_map(|spec| spec.voters.iter().map(|place| place.node)).collect();
-        let leads_root = root_nodes.contains(&settings.node);
-
         let host_drives = mounted.iter().map(host_drive).collect();
         let (host, failed) =
             consensus::Host::open_with(settings.consensus.clone(), rpc.clone(), host_drives, groups, settings.machine).await;
@@ -126,8 +122,9 @@ impl Node {
             let listening = rpc.listen().await;
             tasks.push(listening.map_err(|error| Error::Listen { address: this.address, reason: error.to_string() })?);
         }
-        let service = leads_root.then(|| placement::Service::start(rpc.clone(), host.clone(), settings.bootstrap.clone()));
-        let placement = placement::Client::new(rpc.clone(), host.client(), root_nodes);
+        // On every node: a replica of the root group may come to any.
+        let service = placement::Service::start(rpc.clone(), host.clone(), settings.bootstrap.clone());
+        let placement = placement::Client::new(rpc.clone(), host.client());
         tasks.push(task::spawn(watch_drives(mounted.iter().map(|drive| drive.disk.clone()).collect())));
         tasks.push(placement.heartbeat(pulse(&settings, &mounted, &refused)));
 
@@ -176,6 +173,11 @@ impl Node {
     pub async fn seal_volume(&self, volume: VolumeId, deadline: Instant) -> Result<repair::Sealed, repair::Error> {
         let (placement, storage) = &self.clients;
         repair::seal(placement, storage, volume, deadline).await
+    }
+
+    /// A drive will not come back with what it held, as an operator says: its replicas are replaced by others elsewhere.
+    pub async fn lose_drive(&self, drive: DriveId, deadline: Instant) -> Result<(), placement::Error> {
+        self.clients.0.lose_drive(drive, deadline).await
     }
 
     /// Stop serving, hand leadership away, checkpoint, and end.

@@ -222,7 +222,6 @@ impl Members {
         conf.set_voters(ids(&self.voters));
         conf.set_voters_outgoing(ids(&self.outgoing));
         conf.set_learners(ids(&self.learners));
-        conf.auto_leave = self.is_joint() && runtime::planted("joint-left-automatically");
         conf
     }
 }
@@ -241,9 +240,7 @@ impl Change {
         match self {
             Change::AddLearner(place) => change.set_changes(vec![single(ConfChangeType::AddLearnerNode, place.replica)].into()),
             Change::Exchange { enters, leaves } => {
-                let automatic = runtime::planted("joint-left-automatically");
-                let transition = if automatic { ConfChangeTransition::Implicit } else { ConfChangeTransition::Explicit };
-                change.set_transition(transition);
+                change.set_transition(ConfChangeTransition::Explicit);
                 change.set_changes(vec![single(ConfChangeType::AddNode, enters), single(ConfChangeType::RemoveNode, leaves)].into());
             }
             Change::Leave => {}
@@ -260,10 +257,6 @@ impl Change {
 
     /// Take apart what [`Change::encode`] made.
     pub(crate) fn decode(data: &[u8]) -> Option<Change> {
-        // What Raft proposes of its own accord is empty.
-        if data.is_empty() && runtime::planted("joint-left-automatically") {
-            return Some(Change::Leave);
-        }
         wire::decode(data).ok()
     }
 }

@@ -86,11 +86,13 @@ pub(crate) struct Replica {
     pub members: Members,
     /// Nodes of replicas that spoke to this one and that it does not know as members yet.
     met: BTreeMap<ReplicaId, NodeId>,
-    /// Ticks that this replica leads in a joint configuration.
+    /// Ticks that this replica leads in an exchange of voters.
     joint_ticks: u64,
     /// While it leads: up to which version the programs of the others know commands, and at which tick of `ticks` they said so.
     knows: BTreeMap<ReplicaId, (u32, u64)>,
     ticks: u64,
+    /// The term in which it proposed an exchange as leader; only a planted bug looks at it.
+    entered: Option<u64>,
     pub raw: RawNode<Store>,
     pub machine: Arc<dyn StateMachine>,
     pub state: Arc<State>,
@@ -174,6 +176,7 @@ impl Replica {
             joint_ticks: 0,
             knows: BTreeMap::new(),
             ticks: 0,
+            entered: None,
             raw,
             machine,
             applied: meta.applied,
@@ -304,6 +307,9 @@ impl Replica {
         if !self.raw.raft.append_entry(&mut [entry]) {
             return answer(Answer::Busy, waiter);
         }
+        if matches!(change, Change::Exchange { .. }) {
+            self.entered = Some(self.raw.raft.term);
+        }
         self.raw.raft.pending_conf_index = index;
         self.raw.raft.bcast_append();
         self.proposals.insert(index, Proposal { term: self.raw.raft.term, waiter });
@@ -326,7 +332,11 @@ impl Replica {
             self.joint_ticks = 0;
             return;
         };
-        if self.raw.raft.has_pending_conf() || (step == Change::Leave && runtime::planted("joint-left-automatically")) {
+        if self.raw.raft.has_pending_conf() {
+            return;
+        }
+        if step == Change::Leave && runtime::planted("joint-left-automatically") && self.entered != Some(self.raw.raft.term) {
+            // The planted bug leaves it to whoever entered the joint configuration, who may lead no more.
             return;
         }
         self.joint_ticks += 1;

@@ -4,6 +4,7 @@
 //! its leader's [`Service`](crate::Service). Caches are bounded and safe to be stale: what they lead to is fenced.
 //! Where the root cannot be asked, a stale entry serves on.
 
+mod groups;
 mod session;
 
 use crate::cache::{Cache, Cached};
@@ -18,6 +19,7 @@ use runtime::sync::{Receiver, Sender, channel};
 use runtime::task::Task;
 use runtime::time::{Instant, now, sleep};
 use session::Sessions;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -77,9 +79,9 @@ struct Handed {
 }
 
 impl Client {
-    /// `root_nodes` hold the root group's replicas.
-    pub fn new(rpc: Rpc, groups: consensus::Client, root_nodes: Vec<NodeId>) -> Client {
-        let road = Arc::new(Road::new(rpc, root_nodes));
+    /// `groups` know where the root group's replicas are, or were at the founding.
+    pub fn new(rpc: Rpc, groups: consensus::Client) -> Client {
+        let road = Arc::new(Road::new(rpc, groups.clone()));
         let (reports, queue) = channel(REPORTS_MAX);
         let caches = Caches {
             map: None,
@@ -116,10 +118,19 @@ impl Client {
     /// Send heartbeats of `pulse` every [`protocol::limits::HEARTBEAT`] until the task is dropped; at once when a
     /// drive closes or opens. `pulse` is called a few times a second for each root node and must not block.
     pub fn heartbeat(&self, pulse: impl Fn() -> Heartbeat + Send + Sync + 'static) -> Task<()> {
-        let road = self.inner.road.clone();
+        let (road, pulse) = (self.inner.road.clone(), Arc::new(pulse));
         runtime::task::spawn(async move {
             // Each root node has a rhythm of its own: one that does not answer delays no other.
-            futures::future::join_all(road.root_nodes().iter().map(|node| send_heartbeats(road.rpc(), *node, &pulse))).await;
+            let mut hearts: BTreeMap<NodeId, Task<()>> = BTreeMap::new();
+            loop {
+                let nodes = road.root_nodes();
+                hearts.retain(|node, _| nodes.contains(node));
+                for node in nodes {
+                    let beat = || runtime::task::spawn(send_heartbeats(road.rpc().clone(), node, pulse.clone()));
+                    hearts.entry(node).or_insert_with(beat);
+                }
+                sleep(limits::HEARTBEAT).await;
+            }
         })
     }
 
@@ -466,7 +477,7 @@ async fn send_reports(road: Arc<Road>, mut queue: Receiver<Ask>) {
     }
 }
 
-async fn send_heartbeats(rpc: &Rpc, to: NodeId, pulse: &(impl Fn() -> Heartbeat + Send + Sync)) {
+async fn send_heartbeats(rpc: Rpc, to: NodeId, pulse: Arc<impl Fn() -> Heartbeat + Send + Sync>) {
     let mut last: Option<(Instant, Vec<bool>)> = None;
     loop {
         let heartbeat = pulse();

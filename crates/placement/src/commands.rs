@@ -3,8 +3,9 @@
 //! Encoded by [`protocol::wire`]. A variant is never removed or moved, only appended: the log of an older build
 //! must still mean the same.
 
+use crate::root::groups::Group;
 use crate::{Bootstrap, Bucket, Error};
-use protocol::{Epoch, ReplicaId, Scheme, SlotPlace, Versioning, Volume, VolumeId, WriterId};
+use protocol::{DriveId, Epoch, GroupId, NodeId, ReplicaId, Scheme, SlotPlace, Versioning, Volume, VolumeId, WriterId};
 use serde::{Deserialize, Serialize};
 
 /// What changes the root group's state.
@@ -35,6 +36,14 @@ pub enum Command {
     FinishSetVersioning { name: String, attempt: u64 },
     /// What the clock of each root voter showed when it was last heard, in milliseconds since 1970.
     MarkTime { clocks: Vec<(ReplicaId, Option<u64>)> },
+    /// A new replica on `drive` is to take the place of the voter `leaves`, under a new attempt.
+    BeginReplace { group: GroupId, leaves: ReplicaId, node: NodeId, drive: DriveId },
+    /// The group has made the exchange, for the current attempt only.
+    FinishReplace { group: GroupId, attempt: u64 },
+    /// The group has refused the new replica for good, for the current attempt only.
+    AbandonReplace { group: GroupId, attempt: u64 },
+    /// The drive will not come back with what it held. For good.
+    LoseDrive { drive: DriveId },
 }
 
 /// What is asked without changing anything.
@@ -56,6 +65,13 @@ pub enum Query {
     Unsealed,
     /// Cluster time.
     Time,
+    /// Groups with ids from `from` on, at most `max`.
+    Groups {
+        from: GroupId,
+        max: u32,
+    },
+    /// Drives that will not come back.
+    LostDrives,
 }
 
 /// What a command or query came to.
@@ -73,6 +89,9 @@ pub enum Reply {
     Time {
         now_ms: u64,
     },
+    Group(Group),
+    Groups(Vec<Group>),
+    Drives(Vec<DriveId>),
 }
 
 /// The volumes that may still change by writing, and how many there are of each kind.

@@ -4,7 +4,7 @@
 
 use crate::{Error, Health};
 use bytes::Bytes;
-use protocol::{DriveId, Epoch, NodeId, SlotIndex, Volume, VolumeId, wire};
+use protocol::{DriveId, Epoch, NodeId, ROOT, SlotIndex, Volume, VolumeId, wire};
 use runtime::rpc::{Class, Method, Rpc};
 use runtime::time::{Instant, now, sleep};
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,7 @@ pub(crate) enum Refusal {
 /// Finds the leader among the nodes that hold root replicas, and remembers it.
 pub(crate) struct Road {
     rpc: Rpc,
-    root_nodes: Vec<NodeId>,
+    groups: consensus::Client,
     last: Mutex<Last>,
 }
 
@@ -82,16 +82,23 @@ struct Last {
 }
 
 impl Road {
-    pub fn new(rpc: Rpc, root_nodes: Vec<NodeId>) -> Road {
-        Road { rpc, root_nodes, last: Mutex::default() }
+    pub fn new(rpc: Rpc, groups: consensus::Client) -> Road {
+        Road { rpc, groups, last: Mutex::default() }
     }
 
     pub fn rpc(&self) -> &Rpc {
         &self.rpc
     }
 
-    pub fn root_nodes(&self) -> &[NodeId] {
-        &self.root_nodes
+    /// The nodes with replicas of the root group, as far as is known here.
+    pub fn root_nodes(&self) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> = Vec::new();
+        for place in self.groups.known(ROOT).iter().flat_map(|members| members.all()) {
+            if !nodes.contains(&place.node) {
+                nodes.push(place.node);
+            }
+        }
+        nodes
     }
 
     /// Ask until somebody answers as leader, or `deadline`. What may pass (no leader, busy) is asked again.
@@ -100,12 +107,13 @@ impl Road {
         let mut why = Error::Unavailable("no node holds the root group".into());
         let mut pause = PAUSE_MIN;
         loop {
+            let nodes = self.root_nodes();
             // Once around, and the same again for hints, before waiting.
-            for _ in 0..self.root_nodes.len() * 2 {
+            for _ in 0..nodes.len() * 2 {
                 if now() >= deadline {
                     return Err(why);
                 }
-                let to = self.next();
+                let to = self.next(&nodes);
                 match self.ask_one(to, meta.clone(), deadline).await {
                     Ok(Ok(told)) => {
                         self.last().leader = Some(to);
@@ -113,7 +121,7 @@ impl Road {
                     }
                     Ok(Err(Refusal::NotLeader { hint })) => {
                         why = Error::Unavailable("the root group has no leader that is known".into());
-                        self.not(to, hint.filter(|hint| *hint != to && self.root_nodes.contains(hint)));
+                        self.not(&nodes, to, hint.filter(|hint| *hint != to));
                     }
                     Ok(Err(Refusal::Failed(error @ (Error::Unavailable(_) | Error::Unknown(_) | Error::Busy)))) => {
                         why = error;
@@ -122,12 +130,12 @@ impl Road {
                     Ok(Err(Refusal::Failed(error))) => return Err(error),
                     Err(reason) => {
                         why = Error::Unavailable(reason);
-                        self.not(to, None);
+                        self.not(&nodes, to, None);
                     }
                 }
             }
             let left = deadline.saturating_duration_since(now());
-            if left.is_zero() || self.root_nodes.is_empty() {
+            if left.is_zero() || nodes.is_empty() {
                 return Err(why);
             }
             sleep(pause.min(left)).await;
@@ -141,16 +149,16 @@ impl Road {
         wire::decode(&received.meta).map_err(|error| format!("node {to}: {error}"))
     }
 
-    fn next(&self) -> NodeId {
+    fn next(&self, nodes: &[NodeId]) -> NodeId {
         let last = self.last();
-        last.leader.unwrap_or_else(|| self.root_nodes[last.turn % self.root_nodes.len()])
+        last.leader.unwrap_or_else(|| nodes[last.turn % nodes.len()])
     }
 
     /// `node` does not lead or does not answer.
-    fn not(&self, node: NodeId, hint: Option<NodeId>) {
+    fn not(&self, nodes: &[NodeId], node: NodeId, hint: Option<NodeId>) {
         let mut last = self.last();
         last.leader = hint;
-        if hint.is_none() && self.root_nodes[last.turn % self.root_nodes.len()] == node {
+        if hint.is_none() && nodes[last.turn % nodes.len()] == node {
             last.turn = last.turn.wrapping_add(1);
         }
     }

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod durability;
 mod leader;
 pub mod open_volumes;
+mod replacing;
 pub mod replicas;
 pub mod root;
 pub mod scheme_choice;
@@ -16,8 +17,9 @@ pub mod watch;
 pub use allocator::Allocator;
 pub use client::Client;
 pub use durability::{Durability, default_scheme, describe, durability};
-pub use replicas::place_replicas;
+pub use replicas::{place_replicas, replacement};
 pub use root::Root;
+pub use root::groups::{Group, Replacing};
 pub use service::Service;
 
 use protocol::{BucketId, ClusterMap, DriveId, GroupId, NodeId, Scheme, Versioning};

@@ -6,7 +6,7 @@
 
 use consensus::{GroupSpec, ReplicaPlace};
 use protocol::{ClusterMap, DriveId, DriveState, GroupId, NodeId, ReplicaId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Voters of a group where there are so many drives.
 const VOTERS: [usize; 3] = [5, 3, 1];
@@ -14,17 +14,41 @@ const VOTERS: [usize; 3] = [5, 3, 1];
 /// The voters of `groups` on the drives of `map` that are In: five, or three or one where drives are fewer. None
 /// without drives. A group's place depends only on the groups before it in `groups`.
 pub fn place_replicas(map: &ClusterMap, groups: &[GroupId]) -> Vec<GroupSpec> {
-    let seats: Vec<Seat> = map
-        .nodes
-        .iter()
-        .flat_map(|node| {
-            let taking = node.drives.iter().filter(|drive| drive.state == DriveState::In);
-            taking.map(|drive| Seat { zone: &node.zone, rack: &node.rack, node: node.id, drive: drive.id })
-        })
-        .collect();
+    let seats: Vec<Seat> = seats(map).filter(|(_, state)| *state == DriveState::In).map(|(seat, _)| seat).collect();
     let Some(voters) = VOTERS.into_iter().find(|count| *count <= seats.len()) else { return Vec::new() };
     let mut before = Load::default();
     groups.iter().map(|group| place(*group, &seats, voters, &mut before)).collect()
+}
+
+/// The drive for a new replica in the place of `leaves` among the `voters` of a group: In, none of `barred`, without a voter of
+/// the group; so that zones, then nodes, come to be as even as can be, in the zone of who leaves if that is as good. `all` are
+/// the replicas of all groups. `None` if there is no such drive.
+pub fn replacement(
+    map: &ClusterMap,
+    voters: &[ReplicaPlace],
+    leaves: ReplicaId,
+    all: &[ReplicaPlace],
+    barred: &BTreeSet<DriveId>,
+) -> Option<(NodeId, DriveId)> {
+    let seat_of = |place: &ReplicaPlace| seats(map).map(|(seat, _)| seat).find(|seat| seat.drive == place.drive);
+    let zone = voters.iter().find(|voter| voter.replica == leaves).and_then(seat_of).map(|seat| seat.zone);
+    let (mut own, mut before) = (Load::default(), Load::default());
+    voters.iter().filter(|voter| voter.replica != leaves).filter_map(seat_of).for_each(|seat| own.add(seat));
+    all.iter().filter_map(seat_of).for_each(|seat| before.add(seat));
+    let free = |drive: DriveId| !barred.contains(&drive) && voters.iter().all(|voter| voter.drive != drive);
+    let taking = seats(map).filter(|(seat, state)| *state == DriveState::In && free(seat.drive)).map(|(seat, _)| seat);
+    let best = taking.min_by_key(|seat| {
+        let [in_zone, rest @ ..] = own.of(seat);
+        (in_zone, Some(seat.zone) != zone, rest, before.of(seat), seat.drive)
+    });
+    best.map(|seat| (seat.node, seat.drive))
+}
+
+fn seats(map: &ClusterMap) -> impl Iterator<Item = (Seat<'_>, DriveState)> {
+    map.nodes.iter().flat_map(|node| {
+        let seat = |drive: &protocol::Drive| Seat { zone: &node.zone, rack: &node.rack, node: node.id, drive: drive.id };
+        node.drives.iter().map(move |drive| (seat(drive), drive.state))
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -103,7 +127,6 @@ pub fn replica_id(group: GroupId, index: usize) -> ReplicaId {
 mod tests {
     use super::*;
     use crate::root::testing::map;
-    use std::collections::BTreeSet;
 
     fn groups(count: u64) -> Vec<GroupId> {
         (0..count).map(GroupId).collect()
@@ -154,6 +177,29 @@ mod tests {
         let ids: BTreeSet<_> = specs.iter().flat_map(|spec| &spec.voters).map(|voter| voter.replica).collect();
         assert_eq!(ids.len(), 200);
         assert_eq!(specs[2].voters[0].replica, ReplicaId(2 << 16 | 1));
+    }
+
+    #[test]
+    fn a_replacement_keeps_zones_even_and_stays_in_its_zone_if_it_can() {
+        let map = map(3, 2, 2);
+        let specs = place_replicas(&map, &groups(9));
+        let all: Vec<ReplicaPlace> = specs.iter().flat_map(|spec| spec.voters.clone()).collect();
+        let zone = |node: NodeId| map.node(node).unwrap().zone.clone();
+        for spec in &specs {
+            for leaves in &spec.voters {
+                let at = |barred: &BTreeSet<DriveId>| replacement(&map, &spec.voters, leaves.replica, &all, barred);
+                let (node, drive) = at(&BTreeSet::from([leaves.drive])).unwrap();
+                assert!(spec.voters.iter().all(|voter| voter.drive != drive));
+                assert_eq!(zone(node), zone(leaves.node));
+                // Its zone is gone: another one, and none of those that are gone.
+                let zone_drives = map.nodes.iter().filter(|node| node.zone == zone(leaves.node));
+                let barred: BTreeSet<DriveId> = zone_drives.flat_map(|node| node.drives.iter().map(|drive| drive.id)).collect();
+                let (node, drive) = at(&barred).unwrap();
+                assert!(zone(node) != zone(leaves.node) && !barred.contains(&drive));
+            }
+        }
+        let everywhere = map.nodes.iter().flat_map(|node| node.drives.iter().map(|drive| drive.id)).collect();
+        assert_eq!(replacement(&map, &specs[0].voters, specs[0].voters[0].replica, &all, &everywhere), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! command changes no row, an accepted one that changes something raises `revision` by one.
 
 pub mod buckets;
+pub mod groups;
 pub mod map;
 pub mod time;
 pub mod volumes;
@@ -30,7 +31,7 @@ pub struct Counters {
     pub writer: u64,
     /// The last bucket incarnation given out.
     pub bucket: u64,
-    /// The last attempt number: one counter for all buckets, so that an attempt at a former bucket of the same
+    /// The last attempt number: one counter for all buckets and groups, so that an attempt at a former bucket of the same
     /// name can never pass for one at the present bucket.
     pub attempt: u64,
     /// The last volume id given out.
@@ -79,6 +80,8 @@ impl StateMachine for Root {
             Ok(Query::Volume { volume }) => volumes::query(rows, volume),
             Ok(Query::Unsealed) => Ok(volumes::query_unsealed(rows, &counters)),
             Ok(Query::Time) => Ok(Reply::Time { now_ms: time::now_ms(rows.get(time::row())) }),
+            Ok(Query::Groups { from, max }) => Ok(groups::query_page(rows, from, max)),
+            Ok(Query::LostDrives) => Ok(groups::query_lost(rows)),
             Err(error) => Err(Error::Malformed(error.to_string())),
         };
         wire::encode(&Answer { revision: counters.revision, result })
@@ -99,6 +102,10 @@ fn apply_command(rows: &mut RowsMut<'_>, counters: &mut Counters, command: Comma
         Command::BeginSetVersioning { name, versioning } => buckets::begin_set_versioning(rows, counters, &name, versioning),
         Command::FinishSetVersioning { name, attempt } => buckets::finish_set_versioning(rows, &name, attempt),
         Command::MarkTime { clocks } => time::mark(rows, &clocks),
+        Command::BeginReplace { group, leaves, node, drive } => groups::begin_replace(rows, counters, group, leaves, node, drive),
+        Command::FinishReplace { group, attempt } => groups::finish_replace(rows, group, attempt),
+        Command::AbandonReplace { group, attempt } => groups::abandon_replace(rows, group, attempt),
+        Command::LoseDrive { drive } => groups::lose_drive(rows, drive),
     }
 }
 

@@ -6,17 +6,18 @@
 use crate::commands::{Answer, Command, Query, Reply};
 use crate::leader::{ASK, Ask, HEARTBEAT, Refusal, SERVICE, Told, error_of};
 use crate::open_volumes::{Decision, OpenVolumes};
+use crate::replacing::replace_lost;
 use crate::watch::{TICK_MAX, Watch};
-use crate::{Allocator, Bootstrap, Error, Health, Heartbeat, place_replicas};
+use crate::{Allocator, Bootstrap, Error, Health, Heartbeat};
 use bytes::Bytes;
 use consensus::Host;
-use protocol::{DriveId, NodeId, ROOT, ReplicaId, Volume, VolumeId, wire};
+use protocol::{ClusterMap, DriveId, NodeId, ROOT, Volume, VolumeId, wire};
 use runtime::planted;
 use runtime::rpc::{Reply as RpcReply, Request, Rpc};
 use runtime::sync::Notify;
 use runtime::task::Task;
 use runtime::time::{Instant, now, sleep, timeout_at};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -37,18 +38,17 @@ const SEALS_AT_ONCE: usize = 16;
 /// Longest reason of a report that is kept.
 const REASON_BYTES_MAX: usize = 200;
 
-/// Runs on every node that has a replica of the root group; acts only while that replica leads.
+/// Runs on every node; acts only while a replica of the root group on it leads.
 pub struct Service {
     _inner: Arc<Inner>,
-    _work: Task<()>,
+    _work: Vec<Task<()>>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     host: Arc<Host>,
-    groups: consensus::Client,
+    pub groups: consensus::Client,
     /// As this node was configured; the stored one, once read, is the truth.
     configured: Bootstrap,
-    root_voters: BTreeMap<ReplicaId, NodeId>,
     state: Mutex<State>,
     /// Held while a volume is being entered, so that a crowd of writers enters one and not one each.
     entering: runtime::sync::Mutex<()>,
@@ -78,13 +78,10 @@ impl Service {
     /// Register the placement methods (service 3) with `rpc` and run. Proposes `bootstrap` once if the root
     /// group is empty; panics never, and logs loudly if the stored cluster differs from it.
     pub fn start(rpc: Rpc, host: Arc<Host>, bootstrap: Bootstrap) -> Service {
-        let root = place_replicas(&bootstrap.map, &[ROOT]);
-        let root_voters = root.iter().flat_map(|spec| &spec.voters).map(|voter| (voter.replica, voter.node)).collect();
         let inner = Arc::new(Inner {
             groups: host.client(),
             host,
             configured: bootstrap,
-            root_voters,
             state: Mutex::default(),
             entering: runtime::sync::Mutex::new(()),
             wake: Notify::new(),
@@ -103,7 +100,7 @@ impl Service {
                 })
             }),
         );
-        let work = runtime::task::spawn(work(inner.clone()));
+        let work = vec![runtime::task::spawn(work(inner.clone())), runtime::task::spawn(replace_lost(inner.clone()))];
         Service { _inner: inner, _work: work }
     }
 }
@@ -279,10 +276,11 @@ impl Inner {
     /// Bring cluster time forward to what the voters' clocks show. Their readings go as they came: how old they are nobody could
     /// say but this node's clock, which is one of them.
     async fn mark_time(&self) {
+        let Ok(members) = self.groups.known(ROOT) else { return };
         let clocks = {
             let state = self.state();
             let own = planted("cluster-time-by-the-leaders-clock").then(runtime::time::wall_ms);
-            self.root_voters.iter().map(|(voter, node)| (*voter, own.or(state.watch.clock_ms(*node)))).collect()
+            members.voters.iter().map(|voter| (voter.replica, own.or(state.watch.clock_ms(voter.node)))).collect()
         };
         if let Err(error) = self.propose(Command::MarkTime { clocks }, now() + WORK).await {
             tracing::debug!(%error, "cluster time was not brought forward");
@@ -322,7 +320,7 @@ impl Inner {
     /// Who leads, as far as the replica here knows.
     fn hint(&self) -> Option<NodeId> {
         let root = self.host.status().into_iter().find(|replica| replica.group == ROOT)?;
-        self.root_voters.get(&root.leader?).copied()
+        Some(self.groups.known(ROOT).ok()?.place(root.leader?)?.node)
     }
 
     /// Have the stored cluster and a list of volumes that is not too old for an answer.
@@ -385,6 +383,25 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether this node leads the root group.
+    pub fn leads(&self) -> bool {
+        self.host.leads(ROOT).is_some()
+    }
+
+    /// Do with the stored map and the drives that get nothing new, as far as is believed here.
+    pub fn with_unusable<T>(&self, choose: impl FnOnce(&ClusterMap, &BTreeSet<DriveId>) -> T) -> Result<T, Error> {
+        let state = self.state();
+        let founded = state.founded.as_ref().ok_or_else(|| Error::Unavailable("the cluster is not founded yet".into()))?;
+        let map = &founded.bootstrap.map;
+        let unusable = state.watch.unusable(map).into_keys().collect();
+        Ok(choose(map, &unusable))
+    }
+
+    /// Whether the drive gets nothing new, as far as is believed here.
+    pub fn is_barred(&self, drive: DriveId) -> bool {
+        self.with_unusable(|_, unusable| unusable.contains(&drive)).unwrap_or(false)
+    }
+
     /// Log once a term.
     fn complain(&self, log: impl FnOnce()) {
         if !std::mem::replace(&mut self.state().complained, true) {
@@ -392,13 +409,13 @@ impl Inner {
         }
     }
 
-    async fn propose(&self, command: Command, deadline: Instant) -> Result<(u64, Reply), Error> {
+    pub async fn propose(&self, command: Command, deadline: Instant) -> Result<(u64, Reply), Error> {
         // Without a session: a command of the leader that is applied late changes nothing or enters a spare volume.
         let answer = self.groups.propose(ROOT, None, Bytes::from(wire::encode(&command)), deadline).await;
         decoded(&answer.map_err(error_of)?)
     }
 
-    async fn read(&self, query: Query, deadline: Instant) -> Result<(u64, Reply), Error> {
+    pub async fn read(&self, query: Query, deadline: Instant) -> Result<(u64, Reply), Error> {
         decoded(&self.groups.read(ROOT, Bytes::from(wire::encode(&query)), deadline).await.map_err(error_of)?)
     }
 

@@ -63,15 +63,12 @@ async fn start(node: NodeId, bootstrap: &Bootstrap, folder: &Path) -> Process {
         })
         .collect();
     let groups = place_replicas(&map, &[ROOT]);
-    let mut root_nodes: Vec<_> = groups[0].voters.iter().map(|voter| voter.node).collect();
-    root_nodes.sort();
-    root_nodes.dedup();
     let listening = rpc.listen().await.unwrap();
     let (host, failed) = Host::open(rpc.clone(), disks, groups, |_| Arc::new(Root)).await;
     assert!(failed.is_empty(), "{failed:?}");
     let host = Arc::new(host);
     let service = Service::start(rpc.clone(), host.clone(), bootstrap.clone());
-    let client = Client::new(rpc, host.client(), root_nodes);
+    let client = Client::new(rpc, host.client());
     let closed = Arc::new(Mutex::new(None::<String>));
     let said = closed.clone();
     let heartbeats = client.heartbeat(move || {

@@ -40,6 +40,8 @@ pub const WAYPOINTS: &[&str] = &[
     "consensus-checkpoint-before-log-cut",
     "consensus-crippled-before-asking",
     "consensus-leader-before-answer",
+    "consensus-leader-entered-joint",
+    "consensus-leader-left-joint",
     "consensus-snapshot-before-log-reset",
     "consensus-snapshot-before-manifest",
     "consensus-snapshot-before-seal",

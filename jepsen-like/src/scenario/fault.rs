@@ -147,6 +147,10 @@ faults! {
     /// Two drives change places.
     DrivesSwapped = "drives-swapped", Drives, Processes;
 
+    /// The operator says that a drive will not come back with what it held, whether that is so or not: its replicas of
+    /// groups are replaced, for good.
+    DriveDeclaredLost = "drive-declared-lost", Drives;
+
     /// The leader hands over.
     LeaderTransfer = "leader-transfer", Leaders;
     /// A volume is sealed and its slots are fenced, as all that rewrites it begins.
@@ -206,7 +210,7 @@ mod tests {
             assert_eq!(json, format!("\"{}\"", fault.name()));
             assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), *fault);
         }
-        assert_eq!(Fault::ALL.len(), 40);
+        assert_eq!(Fault::ALL.len(), 43);
     }
 
     #[test]
@@ -230,6 +234,7 @@ mod tests {
                 "lost-write",
                 "old-drive-copy",
                 "drives-swapped",
+                "drive-declared-lost",
                 "leader-transfer",
                 "volume-sealed",
                 "stray-commands",

@@ -81,8 +81,8 @@ pub fn judge(operation: &Operation, drives: &Drives, logs: &Logs, slots: &mut Sl
         return vec![Missing::of_the_record(format!("{who}, but no quorum of synced logs holds its command"))];
     };
     let mut found = Vec::new();
-    let (held, voters) = logs.holders(group, written.index, written.term);
-    if held <= voters / 2 {
+    let (enough, held, voters) = logs.holders(group, written.index, written.term);
+    if !enough {
         let what = format!("{who}, but {held} of {voters} synced logs of group {group} hold its command ({})", written.index);
         found.push(Missing::of_the_record(what));
     }

@@ -7,6 +7,10 @@ use consensus::host::ReplicaStatus;
 use protocol::{DriveId, GroupId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Configurations back to which it is looked for those who elected a leader: an exchange of voters makes four, and leaders are
+/// looked at all the time.
+const ELECTED_WITHIN: usize = 6;
+
 /// How long it is remembered what was known to be committed, in nanoseconds: longer than any query waits.
 const REMEMBERED_NS: u64 = 120_000_000_000;
 
@@ -33,6 +37,8 @@ pub struct Claims {
     unkept: Vec<Unkept>,
     /// Claims that were told already.
     told: BTreeSet<(&'static str, GroupId, u64)>,
+    /// Groups and terms whose leader was seen to have the votes: who gave them may leave later.
+    elected: BTreeSet<(GroupId, u64)>,
     /// By group, when somebody first knew that it had committed so far; both rise.
     committed: BTreeMap<GroupId, VecDeque<(u64, u64)>>,
 }
@@ -68,7 +74,11 @@ impl Claims {
     pub fn judge(&mut self, status: &[ReplicaStatus], logs: &Logs) {
         for replica in status.iter().filter(|replica| replica.trouble.is_none()) {
             let found = persisted(replica, logs);
-            let of_leader = if replica.leader == Some(replica.replica) { votes(replica, logs) } else { None };
+            let leads = replica.leader == Some(replica.replica) && !self.elected.contains(&(replica.group, replica.term));
+            let of_leader = if leads { votes(replica, logs) } else { None };
+            if leads && of_leader.is_none() {
+                self.elected.insert((replica.group, replica.term));
+            }
             for unkept in found.into_iter().chain(of_leader) {
                 let check = if unkept.bearable == 0 { "entries" } else { "votes" };
                 if self.told.insert((check, replica.group, replica.replica.0)) {
@@ -100,7 +110,7 @@ fn persisted(replica: &ReplicaStatus, logs: &Logs) -> Option<Unkept> {
 
 /// Who leads a term has the votes of a majority in that term, each on its voter's drive.
 fn votes(leader: &ReplicaStatus, logs: &Logs) -> Option<Unkept> {
-    let voters: Vec<_> = logs.places(leader.group).collect();
+    let voters = &logs.members(leader.group).voters;
     // A group of one leads before its drive has answered; nothing that it says leaves before.
     let bearable = (voters.len() - 1) / 2;
     if voters.len() < 2 {
@@ -108,8 +118,12 @@ fn votes(leader: &ReplicaStatus, logs: &Logs) -> Option<Unkept> {
     }
     let voted = |log: &consensus::inspect::ReplicaLog| log.term > leader.term || (log.term == leader.term && log.vote == leader.replica.0);
     let lacks = |place: &consensus::ReplicaPlace| !logs.log(leader.group, place.replica, place.drive).is_some_and(voted);
-    let lacking: BTreeSet<DriveId> = voters.iter().copied().filter(|place| lacks(place)).map(|place| place.drive).collect();
-    if lacking.len() <= bearable {
+    let lacking: BTreeSet<DriveId> = voters.iter().filter(|place| lacks(place)).map(|place| place.drive).collect();
+    let most =
+        |voters: &[consensus::ReplicaPlace]| voters.iter().filter(|place| lacks(place)).count() <= voters.len().saturating_sub(1) / 2;
+    // Elected by those who had the votes then: it may have followed later changes as leader, and the witness may be behind it.
+    let mut lately = logs.configurations(leader.group).take(ELECTED_WITHIN).chain(&leader.members);
+    if lately.any(|members| most(&members.voters) && most(&members.outgoing)) {
         return None;
     }
     let text = format!(

@@ -1,20 +1,24 @@
 //! The Raft logs on the raw drives: who holds which command durably.
 //!
 //! What counts as held is decided by the bytes of the drives alone; no node is asked. A node's word is taken only for how
-//! far entries are committed, which decides what the [`Witness`] applies, never whether an acknowledgement was sound.
+//! far entries are committed, which decides what the [`Witness`] applies, never whether an acknowledgement was sound. Who belongs
+//! to a group is read from its log as well, change by change.
 
 use super::drives::Drives;
 use super::witness::{Version, Witness, Written};
 use crate::next;
 use crate::violation::Violation;
-use consensus::inspect::{LogView, LoggedEntry, ReplicaLog};
-use consensus::{GroupSpec, ReplicaPlace};
+use consensus::inspect::{LogView, LoggedEntry, ReplicaLog, decode_change};
+use consensus::{Change, GroupSpec, Members, ReplicaPlace};
 use protocol::{BlobId, DriveId, GroupId, Home, ROOT, ReplicaId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The logs of all drives, read as far as they go.
 pub struct Logs {
-    groups: BTreeMap<GroupId, GroupSpec>,
+    /// By group: its configurations, each with the index of the entry that made it; the founding one has 0.
+    groups: BTreeMap<GroupId, Vec<(u64, Members)>>,
+    /// Drives that have, or are about to have, a replica.
+    homes_of_replicas: BTreeSet<DriveId>,
     views: BTreeMap<DriveId, LogView>,
     witnesses: BTreeMap<GroupId, Witness>,
     /// Groups of which an entry was cut before it was read: from then on nothing can be said of them. They are not taken up
@@ -28,8 +32,10 @@ pub struct Logs {
 impl Logs {
     pub fn new(groups: Vec<GroupSpec>) -> Logs {
         let witnesses = groups.iter().map(|spec| (spec.group, Witness::new(spec.group, next::machine(spec.group)))).collect();
+        let drives = groups.iter().flat_map(|spec| spec.voters.iter().map(|voter| voter.drive)).collect();
         Logs {
-            groups: groups.into_iter().map(|spec| (spec.group, spec)).collect(),
+            groups: groups.into_iter().map(|spec| (spec.group, vec![(0, Members::founding(&spec))])).collect(),
+            homes_of_replicas: drives,
             views: BTreeMap::new(),
             witnesses,
             out_of_sight: BTreeSet::new(),
@@ -40,13 +46,11 @@ impl Logs {
     /// Take in what became durable since the last call. `committed` is how far the nodes say that a group is.
     pub fn advance(&mut self, drives: &Drives, committed: &BTreeMap<GroupId, u64>) -> Vec<Violation> {
         let mut found = Vec::new();
-        let homes: BTreeSet<DriveId> = self.groups.values().flat_map(|spec| spec.voters.iter().map(|voter| voter.drive)).collect();
-        for drive in homes {
-            let disk = drives.durable(drive);
-            if let Err(error) = self.views.entry(drive).or_default().advance(disk.as_ref()) {
-                let text = format!("the log on {} cannot be followed: {error}", drives.label(drive));
-                found.push(Violation::new("log-can-be-followed", text));
-            }
+        found.extend(self.homes_of_replicas.clone().into_iter().filter_map(|drive| self.advance_drive(drive, drives)));
+        // Before a replica is made, the log of its group names its drive.
+        for drive in self.drives_to_come() {
+            self.homes_of_replicas.insert(drive);
+            found.extend(self.advance_drive(drive, drives));
         }
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
         for group in groups {
@@ -61,7 +65,8 @@ impl Logs {
             }
             let next = self.witnesses[&group].applied() + 1;
             let cut = |log: &ReplicaLog| log.start >= next && !log.entries.contains_key(&next);
-            if self.logs(group).filter(|log| cut(log)).count() > self.groups[&group].voters.len() / 2 && self.out_of_sight.insert(group) {
+            let members = self.members(group);
+            if self.is_quorum(members, group, |log| log.is_some_and(cut)) && self.out_of_sight.insert(group) {
                 let text = format!("the judge lost sight of group {group}: entry {next} was cut before it was read");
                 found.push(Violation::new("judge-sees-all", text));
             }
@@ -70,6 +75,29 @@ impl Logs {
             }
         }
         found
+    }
+
+    fn advance_drive(&mut self, drive: DriveId, drives: &Drives) -> Option<Violation> {
+        let disk = drives.durable(drive);
+        let error = self.views.entry(drive).or_default().advance(disk.as_ref()).err()?;
+        let text = format!("the log on {} cannot be followed: {error}", drives.label(drive));
+        Some(Violation::new("log-can-be-followed", text))
+    }
+
+    /// Drives of replicas that are about to come, as entries say that are durable and were not applied by the witnesses.
+    fn drives_to_come(&self) -> BTreeSet<DriveId> {
+        let mut drives = BTreeSet::new();
+        for view in self.views.values() {
+            for ((group, _), log) in view.replicas() {
+                let Some(witness) = self.witnesses.get(group) else { continue };
+                for (_, entry) in log.entries.range(witness.applied() + 1..).filter(|(_, entry)| entry.change) {
+                    if let Some(Change::AddLearner(place)) = decode_change(&entry.data) {
+                        drives.insert(place.drive);
+                    }
+                }
+            }
+        }
+        drives.difference(&self.homes_of_replicas).copied().collect()
     }
 
     /// Whether something can be said of all groups.
@@ -92,14 +120,42 @@ impl Logs {
         self.witnesses.values().filter(|witness| witness.group != ROOT)
     }
 
-    /// Replicas of a group of which each holds the entry `index` of `term` durably, and how many there are in all.
-    pub fn holders(&self, group: GroupId, index: u64, term: u64) -> (usize, usize) {
-        (self.logs(group).filter(|log| log.holds(index, term)).count(), self.groups[&group].voters.len())
+    /// Whether the entry `index` of `term` is held durably by those who can have committed it: a majority of the voters, in a
+    /// joint configuration of both. How many of how many there are, for people.
+    pub fn holders(&self, group: GroupId, index: u64, term: u64) -> (bool, usize, usize) {
+        let configurations = &self.groups[&group];
+        // Its leader may have followed the last change before it later than it committed it, and who was a voter then may have
+        // left by now.
+        let before = configurations.iter().rposition(|(at, _)| *at < index).unwrap_or(0);
+        let holds = |log: Option<&ReplicaLog>| log.is_some_and(|log| log.holds(index, term));
+        let held = configurations[before.saturating_sub(1)..].iter().any(|(_, members)| self.is_quorum(members, group, holds));
+        let members = &configurations[before].1;
+        let count = members.voters.iter().filter(|voter| holds(self.log(group, voter.replica, voter.drive))).count();
+        (held, count, members.voters.len())
     }
 
-    /// Where the replicas of a group live.
-    pub fn places(&self, group: GroupId) -> impl Iterator<Item = &ReplicaPlace> {
-        self.groups[&group].voters.iter()
+    /// All groups.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> {
+        self.groups.keys().copied()
+    }
+
+    /// Who belongs to a group, as of what its witness applied.
+    pub fn members(&self, group: GroupId) -> &Members {
+        &self.groups[&group].last().expect("the founding one stays").1
+    }
+
+    /// The configurations of a group, the newest first.
+    pub fn configurations(&self, group: GroupId) -> impl Iterator<Item = &Members> {
+        self.groups[&group].iter().rev().map(|(_, members)| members)
+    }
+
+    /// Whether a majority of the voters, in a joint configuration of both, have a log that `does`.
+    fn is_quorum(&self, members: &Members, group: GroupId, does: impl Fn(Option<&ReplicaLog>) -> bool) -> bool {
+        let most = |voters: &[ReplicaPlace]| {
+            let count = voters.iter().filter(|voter| does(self.log(group, voter.replica, voter.drive))).count();
+            voters.is_empty() || count > voters.len() / 2
+        };
+        most(&members.voters) && most(&members.outgoing)
     }
 
     /// What the log of `drive` holds of a replica.
@@ -107,9 +163,9 @@ impl Logs {
         self.views.get(&drive)?.replica(group, replica)
     }
 
-    /// Drives on which the replicas of a group live.
+    /// Drives on which the voters of a group live.
     pub fn voters(&self, group: GroupId) -> impl Iterator<Item = DriveId> {
-        self.groups[&group].voters.iter().map(|voter| voter.drive)
+        self.members(group).voters.iter().map(|voter| voter.drive)
     }
 
     /// The write of `key` that `is` picks, the newest first, with its group.
@@ -129,33 +185,64 @@ impl Logs {
     }
 
     fn logs(&self, group: GroupId) -> impl Iterator<Item = &ReplicaLog> {
-        self.groups[&group].voters.iter().filter_map(move |voter| self.views.get(&voter.drive)?.replica(group, voter.replica))
+        self.views.values().flat_map(move |view| view.replicas().iter().filter(move |((of, _), _)| *of == group).map(|(_, log)| log))
     }
 
     /// Let the witness of `group` apply what is committed.
     fn witness_more(&mut self, group: GroupId, said: u64) {
         let written = self.logs(group).map(|log| log.commit).max().unwrap_or(0);
-        let end = said.max(written).max(self.surely_committed(group));
-        let mut entries = Vec::new();
-        for index in self.witnesses[&group].applied() + 1..=end {
-            // Cut everywhere, or not durable anywhere yet.
-            let Some(entry) = self.held_by_most(group, index) else { break };
-            entries.push((index, entry));
+        loop {
+            let end = said.max(written).max(self.surely_committed(group));
+            let mut entries = Vec::new();
+            for index in self.witnesses[&group].applied() + 1..=end {
+                // Cut everywhere, or not durable anywhere yet.
+                let Some(entry) = self.held_by_most(group, index) else { break };
+                let changes = entry.change;
+                entries.push((index, entry));
+                if changes {
+                    // What is committed after it shows by who belongs then.
+                    break;
+                }
+            }
+            let witness = self.witnesses.get_mut(&group).expect("one for each group");
+            entries.iter().for_each(|(index, entry)| witness.apply(*index, entry));
+            let Some((index, entry)) = entries.last().filter(|(_, entry)| entry.change) else { return };
+            if let Some(change) = decode_change(&entry.data) {
+                self.follow(group, *index, change);
+            }
         }
-        let witness = self.witnesses.get_mut(&group).expect("one for each group");
-        entries.iter().for_each(|(index, entry)| witness.apply(*index, entry));
     }
 
-    /// The last entry of the greatest term that a majority holds: by Raft's rule, it is committed with all before it.
+    /// A change of who belongs to a group was committed.
+    fn follow(&mut self, group: GroupId, index: u64, change: Change) {
+        let mut members = self.members(group).clone();
+        if members.take(change) == Ok(true) {
+            self.groups.get_mut(&group).expect("one for each group").push((index, members));
+        }
+    }
+
+    /// The last entry of the greatest term that a majority holds: by Raft's rule, it is committed with all before it. No further
+    /// than to the next change of who belongs: what follows may need other majorities.
     fn surely_committed(&self, group: GroupId) -> u64 {
-        let majority = self.groups[&group].voters.len() / 2 + 1;
+        let members = self.members(group);
         let term = self.logs(group).map(|log| log.term).max().unwrap_or(0);
-        let mut ends: Vec<u64> = self
-            .logs(group)
-            .filter_map(|log| log.entries.iter().next_back().filter(|(_, entry)| entry.term == term).map(|(index, _)| *index))
-            .collect();
-        ends.sort_unstable_by(|a, b| b.cmp(a));
-        ends.get(majority - 1).copied().unwrap_or(0)
+        let end_of = |voter: &ReplicaPlace| {
+            let (index, entry) = self.log(group, voter.replica, voter.drive)?.entries.iter().next_back()?;
+            (entry.term == term).then_some(*index)
+        };
+        let end_of_most = |voters: &[ReplicaPlace]| {
+            let mut ends: Vec<u64> = voters.iter().filter_map(end_of).collect();
+            ends.sort_unstable_by(|a, b| b.cmp(a));
+            ends.get(voters.len() / 2).copied().unwrap_or(0)
+        };
+        let mut end = end_of_most(&members.voters);
+        if members.is_joint() {
+            end = end.min(end_of_most(&members.outgoing));
+        }
+        let applied = self.witnesses[&group].applied();
+        let changes =
+            self.logs(group).flat_map(|log| log.entries.range(applied + 1..).filter(|(_, entry)| entry.change).map(|(index, _)| *index));
+        changes.min().map_or(end, |change| end.min(change))
     }
 
     fn held_by_most(&self, group: GroupId, index: u64) -> Option<LoggedEntry> {

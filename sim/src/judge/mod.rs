@@ -191,7 +191,13 @@ impl Judge {
     pub async fn end(&self, history: &History, read_back: &BTreeMap<String, Standing>, sealed: &[node::Sealed]) -> Vec<Violation> {
         self.watch();
         let touched = self.state.lock().expect("nothing panics under this lock").touched.clone();
-        let mut found = replicas::compare(&self.cluster, &self.drives, &touched).await;
+        let placed = || {
+            let state = self.advanced();
+            let logs = &state.logs;
+            let groups = logs.groups().map(|group| (group, logs.members(group).clone())).collect();
+            replicas::Placed { groups, lost: node::inspect::lost_drives(logs.root().rows()).into_iter().collect() }
+        };
+        let mut found = replicas::compare(&self.cluster, &self.drives, &touched, placed).await;
         found.extend(replicas::compare_rows(&self.cluster, &touched).await);
         if self.scenario.expect.memory_bounded {
             found.extend(memory::judge(&self.cluster).await);

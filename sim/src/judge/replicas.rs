@@ -4,7 +4,7 @@
 use super::drives::{Drives, Harm};
 use crate::cluster::Cluster;
 use crate::violation::Violation;
-use consensus::RowsDigest;
+use consensus::{Members, RowsDigest};
 use protocol::{DriveId, GroupId};
 use runtime::time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,29 @@ use std::time::Duration;
 
 /// Simulated time after the last fault in which the replicas of a group must have applied the same.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
+
+/// Who belongs to each group by the logs, and the drives that the root group calls lost.
+pub(super) struct Placed {
+    pub groups: Vec<(GroupId, Members)>,
+    pub lost: BTreeSet<DriveId>,
+}
+
+impl Placed {
+    /// What is left to do of replacing replicas on lost drives.
+    fn unreplaced(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for (group, members) in &self.groups {
+            let lost = members.voters.iter().filter(|voter| self.lost.contains(&voter.drive));
+            left.extend(
+                lost.map(|voter| format!("replica {} of group {group} is on a lost drive, and is not replaced yet", voter.replica)),
+            );
+            if !members.is_settled() {
+                left.push(format!("an exchange of voters of group {group} does not come to its end: {members:?}"));
+            }
+        }
+        left
+    }
+}
 
 /// A replica that runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,11 +46,18 @@ struct Replica {
 
 /// Wait until the running replicas of each group have applied the same, then compare their state hashes. `touched`: drives
 /// that a fault struck.
-pub(super) async fn compare(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> Vec<Violation> {
+pub(super) async fn compare(
+    cluster: &Cluster,
+    drives: &Drives,
+    touched: &BTreeSet<DriveId>,
+    placed: impl Fn() -> Placed,
+) -> Vec<Violation> {
     let deadline = time::now() + SETTLE_MAX;
     loop {
-        let (groups, crippled, mut found) = gather(cluster, drives, touched);
+        let placed = placed();
+        let (groups, mut crippled, mut found) = gather(cluster, drives, touched, &placed);
         found.extend(differing(&groups));
+        crippled.extend(placed.unreplaced());
         let settled =
             crippled.is_empty() && groups.values().all(|replicas| replicas.iter().all(|replica| replica.applied == replicas[0].applied));
         if settled || !found.is_empty() {
@@ -81,7 +111,7 @@ pub(super) async fn compare_rows(cluster: &Cluster, touched: &BTreeSet<DriveId>)
 /// The replicas that run by group, those that can be healed and are not yet, and those that do not run and should.
 type Gathered = (BTreeMap<u64, Vec<Replica>>, Vec<String>, Vec<Violation>);
 
-fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> Gathered {
+fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>, placed: &Placed) -> Gathered {
     let harm = Harm::now(drives, cluster);
     let explained = |drive: DriveId| touched.contains(&drive) || harm.out(drive).is_some();
     let mut groups: BTreeMap<u64, Vec<Replica>> = BTreeMap::new();
@@ -113,9 +143,9 @@ fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>) -> Ga
             }
         }
     }
-    for spec in node::inspect::groups(&cluster.bootstrap) {
-        for voter in spec.voters.iter().filter(|voter| !seen.contains(&(spec.group, voter.replica)) && !explained(voter.drive)) {
-            let text = format!("replica {} of group {} is not there, which no fault explains", voter.replica, spec.group);
+    for (group, members) in &placed.groups {
+        for voter in members.voters.iter().filter(|voter| !seen.contains(&(*group, voter.replica)) && !explained(voter.drive)) {
+            let text = format!("replica {} of group {group} is not there, which no fault explains", voter.replica);
             found.push(Violation::new("replica-missing", text));
         }
     }

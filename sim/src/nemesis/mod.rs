@@ -8,6 +8,7 @@
 mod aim;
 mod clock;
 mod drive;
+mod lost;
 mod network;
 mod process;
 mod rot;
@@ -19,7 +20,7 @@ use crate::cluster::Cluster;
 use crate::judge::Judge;
 use crate::plan::{Moment, Place, Plan, Planned, Shape};
 use aim::Struck;
-use jepsen_like::scenario::Strikes;
+use jepsen_like::scenario::{Fault, Strikes};
 use runtime::side::{self, Machine, Reached, SimDrive};
 use runtime::task;
 use runtime::time::{self, Instant};
@@ -137,6 +138,7 @@ async fn strike(world: Arc<World>, planned: Planned) {
     let blow = Blow { world: &world, planned: &planned, struck, held: Mutex::new(reached) };
     match planned.fault.strikes() {
         _ if rot::strikes(planned.fault) => rot::carry_out(&blow, &mut random).await,
+        Strikes::Drives if planned.fault == Fault::DriveDeclaredLost => lost::carry_out(&blow, &mut random).await,
         Strikes::Drives => drive::carry_out(&blow, copies, &mut random).await,
         Strikes::Volumes => seal::carry_out(&blow, &mut random).await,
         Strikes::Partitions => stray::carry_out(&blow, &mut random).await,

@@ -90,6 +90,8 @@ pub fn cost(fault: Fault) -> Cost {
         | Fault::DriveSlow
         // Each of these entries is whole on most drives: it is fetched from them.
         | Fault::LogRot
+        // Its shards stay, and its replicas until others are there.
+        | Fault::DriveDeclaredLost
         | Fault::LeaderTransfer
         | Fault::VolumeSealed
         | Fault::StrayCommands

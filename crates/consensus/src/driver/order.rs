@@ -3,6 +3,7 @@
 use super::{Done, Driver};
 use crate::log::{Hard, Key, Record, Start};
 use crate::manifest::{Manifest, state_name};
+use crate::members::Change;
 use crate::replica::{Query, Switching, Waiting};
 use crate::state::{Applied, Error, State, catching};
 use crate::wire::{Answer, Note, SnapshotOffer};
@@ -233,6 +234,13 @@ impl Driver {
                 let result = disk::run(&disk, move || catching(|| state.apply(machine.as_ref(), &entries))).await;
                 if leads {
                     waypoint("consensus-leader-before-answer").await;
+                }
+                for (change, _) in result.iter().flat_map(|applied| &applied.changes).filter(|_| leads) {
+                    match change {
+                        Change::Exchange { .. } => waypoint("consensus-leader-entered-joint").await,
+                        Change::Leave => waypoint("consensus-leader-left-joint").await,
+                        Change::AddLearner(_) | Change::Release | Change::RemoveLearner(_) | Change::Raise(_) => {}
+                    }
                 }
                 Done::Applied { key, result }
             }));

@@ -2,7 +2,7 @@
 //!
 //! Invariant: written once. A process that comes with another configuration is refused and told what differs.
 
-use super::{Verdict, decode_row};
+use super::{Verdict, decode_row, groups};
 use crate::commands::Reply;
 use crate::durability::durability;
 use crate::{Bootstrap, Error};
@@ -24,6 +24,7 @@ pub(super) fn bootstrap(rows: &mut RowsMut<'_>, wanted: &Bootstrap) -> Result<Ve
     }
     wanted.check().map_err(Error::Refused)?;
     rows.put(BOOTSTRAP, &wire::encode(wanted));
+    groups::found(rows, wanted);
     Ok(Verdict::Changed(Reply::Done))
 }
 
