@@ -14,9 +14,14 @@
 //! - **Disowned by the leader.** Who leads in a term no lower than this replica's has every entry that was or can be
 //!   committed in terms below its own (that this replica takes part in none of those since is what keeps it true). An entry
 //!   of an older term that its log does not have there goes, with all that followed it. An entry whose term is not known is
-//!   replaced by the leader's, with all that follows.
+//!   replaced by the leader's, with all that follows, once what stands before it here is known to be the leader's, too: logs
+//!   that have an entry in common have all before it in common, and Raft rests on that.
 //! - **In a state.** Where the others have cut their logs, a state that covers the index is fetched.
 //! - **Behind the own checkpoint.** Nobody needs it (that is dealt with before anybody is asked).
+//!
+//! With an entry comes what its giver knows to be committed, up to there: Raft lets nobody have an entry durably without it,
+//! and looks no further for changes of members that it has to apply before it stands for election. Who has `Leave` would
+//! otherwise campaign among the voters before the exchange that it ends.
 //!
 //! An entry that nobody has and no leader disowns may have been acknowledged by a quorum: its replica stays crippled, and
 //! says what it misses. Time never gives an entry up.
@@ -79,7 +84,8 @@ enum Fate {
     Found(Entry),
     /// The leader has this there; whether it is what was lost nobody knows.
     Replaced(Entry),
-    Superseded,
+    /// The own log from this index on was never committed and never will be.
+    Superseded(u64),
     InState,
     Missing,
 }
@@ -91,9 +97,14 @@ impl Patient {
         self.entries.keys().next_back().copied().unwrap_or(0).max(lost).max(self.start.index)
     }
 
-    /// What to ask the others for, at most `count_max` entries of it.
+    /// What to ask the others for, at most `count_max` entries of it: what is lost, and what stands before an entry that is not
+    /// even known.
     pub(crate) fn wanted(&self, count_max: usize) -> Vec<Run> {
-        runs(self.lost.iter().take(count_max).map(|(index, term)| (*index, *term)))
+        let mut names = self.lost.clone();
+        let unknown = self.lost.iter().filter(|(_, term)| **term == 0).map(|(index, _)| index.saturating_sub(1));
+        let before = unknown.filter(|index| *index > self.hard.commit).filter_map(|index| self.entries.get(&index));
+        names.extend(before.map(|entry| (entry.index, entry.term)));
+        runs(names.into_iter().take(count_max))
     }
 
     /// Entries that the own state has applied are needed no more, lost or not. True if that changed anything.
@@ -155,24 +166,24 @@ impl Patient {
         for (index, term) in self.lost.clone() {
             match self.judge(index, term, witnesses, leader) {
                 Fate::Found(entry) => {
-                    self.fill(entry);
+                    self.fill(entry, witnesses);
                     cure.found += 1;
                 }
                 Fate::Replaced(entry) => {
-                    self.fill(entry);
+                    self.fill(entry, witnesses);
                     cure.found += 1;
                     cure.doubted = Some(index + 1);
                     self.doubt(index + 1);
                     return cure;
                 }
-                Fate::Superseded if index <= self.hard.commit => {
+                Fate::Superseded(_) if index <= self.hard.commit => {
                     cure.contradiction = Some(format!("entry {index} of term {term} was committed, and others have another one there"));
                     return cure;
                 }
-                Fate::Superseded => {
+                Fate::Superseded(from) => {
                     runtime::probe!("consensus-lost-entry-superseded");
-                    cure.superseded = Some(index);
-                    self.end_before(index);
+                    cure.superseded = Some(from);
+                    self.end_before(from);
                     return cure;
                 }
                 Fate::InState => cure.state = cure.state.max(Some(index)),
@@ -192,22 +203,41 @@ impl Patient {
         if term == 0 {
             match (committed.or(of_leader), of_leader) {
                 (Some(entry), _) if index <= self.hard.commit => return Fate::Found(entry.clone()),
-                (_, Some(entry)) => return Fate::Replaced(entry.clone()),
+                (_, Some(entry)) => return self.judge_unknown(entry, leader),
                 _ => {}
             }
         } else if committed.is_some() {
-            return Fate::Superseded;
+            return Fate::Superseded(index);
         }
         // Every entry of its own term the leader made itself.
         let disowned = |leader: &Testimony| term < leader.term && (of_leader.is_some() || leader.last < index);
         if leader.is_some_and(disowned) {
-            return Fate::Superseded;
+            return Fate::Superseded(index);
         }
         if witnesses.iter().any(|one| one.start >= index) { Fate::InState } else { Fate::Missing }
     }
 
-    fn fill(&mut self, entry: Entry) {
+    /// The leader has `entry` where it is not known what was lost: it may follow only what the leader has before it.
+    fn judge_unknown(&self, entry: &Entry, leader: Option<&Testimony>) -> Fate {
+        let before = entry.index - 1;
+        if before <= self.hard.commit.max(self.start.index) {
+            return Fate::Replaced(entry.clone());
+        }
+        let Some((leader, own)) = leader.zip(self.entries.get(&before)) else { return Fate::Missing };
+        match leader.entries.get(&before) {
+            Some(other) if other.term == own.term => Fate::Replaced(entry.clone()),
+            Some(_) if own.term < leader.term => Fate::Superseded(before),
+            None if leader.start >= before => Fate::InState,
+            _ => Fate::Missing,
+        }
+    }
+
+    /// Put an entry in. Who has the same entry has the same before it: what it knows to be committed of that is so here, too.
+    fn fill(&mut self, entry: Entry, witnesses: &[Testimony]) {
         runtime::probe!("consensus-lost-entry-fetched");
+        let has_it = |one: &&Testimony| one.entries.get(&entry.index).is_some_and(|other| other.term == entry.term);
+        let committed = witnesses.iter().filter(has_it).map(|one| one.commit.min(entry.index)).max();
+        self.hard.commit = self.hard.commit.max(committed.unwrap_or(0));
         self.reach(entry.term);
         self.lost.remove(&entry.index);
         self.entries.insert(entry.index, entry);
@@ -227,7 +257,7 @@ impl Patient {
     /// What is lost of its log, if anything is.
     pub(crate) fn damage(&self) -> Option<String> {
         let told = |run: &Run| format!("{} to {} of term {}", run.first, run.first + run.count - 1, run.term);
-        let runs = self.wanted(usize::MAX);
+        let runs = runs(self.lost.iter().map(|(index, term)| (*index, *term)));
         (!runs.is_empty()).then(|| format!("entries {}", runs.iter().map(told).collect::<Vec<_>>().join(", ")))
     }
 

@@ -1,7 +1,7 @@
 //! The transcripts in `testdata/refetch`: each file is a claim. Commands, `----`, what comes of them.
 //!
 //! `patient` describes the crippled replica, each `witness` what one of the others says, `hear` judges it, `cover` puts a state
-//! in. An entry is `index.term`; the term 0 of a lost one is not known. `state=-` is a state that is lost.
+//! in, `wanted` tells what is asked for. An entry is `index.term`; the term 0 of a lost one is not known. `state=-` is a state that is lost.
 
 use super::*;
 use crate::log::Key;
@@ -92,8 +92,17 @@ fn play(commands: &str) -> String {
             Some("patient") => one = patient(line),
             Some("witness") => witnesses.push(witness(line)),
             Some("hear") => {
+                let before = one.hard.commit;
                 out += &cure_told(&one.hear(&std::mem::take(&mut witnesses)));
+                if one.hard.commit != before {
+                    writeln!(out, "knows committed up to {}", one.hard.commit).unwrap();
+                }
                 out += &told(&one);
+            }
+            Some("wanted") => {
+                let names: String =
+                    one.wanted(9).into_iter().flat_map(|run| run.names()).map(|(index, term)| format!(" {index}.{term}")).collect();
+                writeln!(out, "wants{names}").unwrap();
             }
             Some("cover") => {
                 one.cover(start(line.split_whitespace().nth(1).unwrap()));
@@ -117,10 +126,12 @@ fn play(commands: &str) -> String {
     out
 }
 
-const TRANSCRIPTS: [&str; 5] = [
+const TRANSCRIPTS: [&str; 7] = [
     include_str!("../testdata/refetch/a-state-over-what-is-not-known.txt"),
+    include_str!("../testdata/refetch/an-entry-follows-only-what-the-leader-has-before-it.txt"),
     include_str!("../testdata/refetch/an-entry-is-given-up-only-if-it-never-was-committed.txt"),
     include_str!("../testdata/refetch/the-very-entry-is-taken-from-whoever-has-it.txt"),
+    include_str!("../testdata/refetch/what-the-giver-knows-to-be-committed-comes-with-the-entry.txt"),
     include_str!("../testdata/refetch/what-was-lost-without-a-name-is-replaced-by-the-leaders-log.txt"),
     include_str!("../testdata/refetch/where-the-others-have-cut-a-state-is-fetched.txt"),
 ];
