@@ -7,6 +7,7 @@ pub(crate) use directory::Directory;
 pub use exchange::GroupView;
 
 use crate::host::{GroupSpec, ReplicaPlace};
+use crate::members::Members;
 use crate::wire::{self, Answer, Propose, Read, SessionWord};
 use bytes::Bytes;
 use protocol::limits::COMMAND_BYTES_MAX;
@@ -25,6 +26,8 @@ const DOUBT: Duration = Duration::from_millis(300);
 /// Pause after all replicas were asked in vain: first, and longest.
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Between two questions to everybody for who belongs to a group.
+const SEARCH_PAUSE: Duration = Duration::from_secs(10);
 
 /// Proposes to and reads from groups; cheap to clone.
 #[derive(Clone)]
@@ -37,6 +40,8 @@ struct Inner {
     directory: Arc<Directory>,
     /// Who led when last heard of.
     leaders: Mutex<BTreeMap<GroupId, ReplicaId>>,
+    /// When everybody was last asked who belongs to a group.
+    searched: Mutex<BTreeMap<GroupId, Instant>>,
 }
 
 /// A command's place in its writer's session: the group remembers replies above `lowest_unfinished`, so that a
@@ -91,6 +96,8 @@ struct Tour {
     /// Replicas that did not answer in this round: hints that name them are not followed.
     silent: Vec<ReplicaId>,
     asked: usize,
+    /// How often all were asked in vain.
+    rounds: usize,
     pause: Duration,
     /// Somebody was not there: the configuration may be an old one.
     doubted: bool,
@@ -104,7 +111,7 @@ impl Client {
 
     /// A client that shares what it knows of groups with others.
     pub(crate) fn with_directory(rpc: Rpc, directory: Arc<Directory>) -> Client {
-        Client { inner: Arc::new(Inner { rpc, directory, leaders: Mutex::new(BTreeMap::new()) }) }
+        Client { inner: Arc::new(Inner { rpc, directory, leaders: Mutex::default(), searched: Mutex::default() }) }
     }
 
     /// Propose `command` and return the state machine's reply. With a session it is retried over leader changes
@@ -205,25 +212,9 @@ impl Client {
     }
 
     fn tour(&self, group: GroupId) -> Result<Tour, Error> {
-        let members = self.known(group)?;
-        let mut tour = Tour {
-            group,
-            version: members.version,
-            voters: members.voters,
-            next: 0,
-            silent: Vec::new(),
-            asked: 0,
-            pause: PAUSE,
-            doubted: false,
-        };
-        if tour.voters.is_empty() {
-            return Err(Error::Unavailable { group, reason: "it has no voters".to_owned() });
-        }
         let leader = self.inner.leaders.lock().expect("no holder panics").get(&group).copied();
-        // Nothing known: a replica in this process, if there is one, knows where its leader is.
-        let own = || tour.voters.iter().position(|voter| voter.node == self.inner.rpc.node());
-        tour.next = leader.and_then(|leader| tour.find(leader)).or_else(own).unwrap_or(0);
-        Ok(tour)
+        let tour = Tour::of(group, &self.known(group)?, leader, self.inner.rpc.node());
+        tour.ok_or_else(|| Error::Unavailable { group, reason: "it has no voters".to_owned() })
     }
 
     /// Go on to another replica; with what is known of the group by then, or can be learned, if `tour` looks outdated.
@@ -231,22 +222,38 @@ impl Client {
         let until = deadline.min(time::now() + DOUBT);
         if hint.is_some_and(|hint| tour.find(hint).is_none()) {
             self.ask_members(tour.group, tour.place().node, until).await;
-        } else if tour.doubted && (tour.asked + 1).is_multiple_of(tour.voters.len()) {
-            tour.doubted = false;
-            let nodes: BTreeSet<NodeId> = tour.voters.iter().map(|place| place.node).collect();
-            futures::future::join_all(nodes.into_iter().map(|node| self.ask_members(tour.group, node, until))).await;
+        } else if (tour.asked + 1).is_multiple_of(tour.voters.len()) {
+            tour.rounds += 1;
+            // An election ends sooner than the second round; a group that moved to other nodes while this one was away does not.
+            if tour.rounds > 1 && self.may_search(tour.group) {
+                self.ask_all_members(tour.group, until).await;
+            } else if std::mem::take(&mut tour.doubted) {
+                let nodes: BTreeSet<NodeId> = tour.voters.iter().map(|place| place.node).collect();
+                self.ask_nodes(tour.group, nodes, until).await;
+            }
         }
         if let Ok(known) = self.known(tour.group)
             && known.version > tour.version
         {
             runtime::probe!("consensus-client-learned-members");
             tour.version = known.version;
-            tour.voters = known.voters;
+            tour.voters = known.with_vote().copied().collect();
             tour.silent.clear();
             (tour.asked, tour.next) = (0, hint.and_then(|hint| tour.find(hint)).unwrap_or(0));
             return;
         }
         tour.follow(hint, deadline).await;
+    }
+
+    /// Whether it is time to ask everybody for who belongs to `group`; then it is not for a while.
+    fn may_search(&self, group: GroupId) -> bool {
+        let now = time::now();
+        let mut searched = self.inner.searched.lock().expect("no holder panics");
+        let due = searched.get(&group).is_none_or(|last| now.saturating_duration_since(*last) >= SEARCH_PAUSE);
+        if due {
+            searched.insert(group, now);
+        }
+        due
     }
 
     fn note_leader(&self, group: GroupId, leader: ReplicaId) {
@@ -285,6 +292,25 @@ impl Client {
 }
 
 impl Tour {
+    /// Through whoever may lead by `members`, as `node` begins it; `None` if that is nobody.
+    fn of(group: GroupId, members: &Members, leader: Option<ReplicaId>, node: NodeId) -> Option<Tour> {
+        let mut tour = Tour {
+            group,
+            version: members.version,
+            voters: members.with_vote().copied().collect(),
+            next: 0,
+            silent: Vec::new(),
+            asked: 0,
+            rounds: 0,
+            pause: PAUSE,
+            doubted: false,
+        };
+        // Nothing known: a replica in this process, if there is one, knows where its leader is.
+        let own = || tour.voters.iter().position(|voter| voter.node == node);
+        tour.next = leader.and_then(|leader| tour.find(leader)).or_else(own).unwrap_or(0);
+        (!tour.voters.is_empty()).then_some(tour)
+    }
+
     fn place(&self) -> ReplicaPlace {
         self.voters[self.next]
     }
@@ -312,3 +338,6 @@ impl Tour {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -175,6 +175,8 @@ pub(crate) struct Switchboard {
     drivers: BTreeMap<DriveId, Sender<Input>>,
     /// The drive of each replica that runs.
     routes: Mutex<BTreeMap<Key, DriveId>>,
+    /// The drive of this node on which each replica is, comes to be, or was until it left. It never is on another one.
+    homes: Mutex<BTreeMap<Key, DriveId>>,
     status: Mutex<BTreeMap<Key, (ReplicaStatus, bool)>>,
     pub states: States,
 }
@@ -198,6 +200,12 @@ impl Switchboard {
     /// A replica runs on `drive` from now on.
     pub(crate) fn connect(&self, key: Key, drive: DriveId) {
         self.routes.lock().expect("no holder panics").insert(key, drive);
+    }
+
+    /// A replica is to be on `drive` from now on. The error is the other drive that it is or was on.
+    pub(crate) fn claim(&self, key: Key, drive: DriveId) -> Result<(), DriveId> {
+        let home = *self.homes.lock().expect("no holder panics").entry(key).or_insert(drive);
+        if home == drive { Ok(()) } else { Err(home) }
     }
 
     /// A replica is gone.
@@ -266,6 +274,8 @@ impl Host {
         let founding: BTreeMap<GroupId, GroupSpec> = groups.into_iter().map(|spec| (spec.group, spec)).collect();
         let mut failed = Vec::new();
         let mut opened = Vec::new();
+        let mut homes = BTreeMap::new();
+        let mut twice = BTreeSet::new();
         let mut routes = BTreeMap::new();
         let mut senders = BTreeMap::new();
         for HostDrive { drive, disk, bootstrap } in drives {
@@ -282,6 +292,11 @@ impl Host {
                     let (sender, receiver) = channel(INBOX_MAX);
                     for key in found.keys() {
                         routes.insert(key, drive);
+                    }
+                    for key in found.known() {
+                        if homes.insert(key, drive).is_some() {
+                            twice.insert(key);
+                        }
                     }
                     senders.insert(drive, sender.clone());
                     opened.push((drive, disk, found, sender, receiver));
@@ -302,12 +317,14 @@ impl Host {
             machine: Box::new(machine),
             drivers: senders,
             routes: Mutex::new(routes),
+            homes: Mutex::new(homes),
             status: Mutex::default(),
             states: States::default(),
         });
         methods::register(&shared);
         let mut drivers = Vec::new();
-        for (drive, disk, found, sender, receiver) in opened {
+        for (drive, disk, mut found, sender, receiver) in opened {
+            found.stop_those(&twice);
             let driver = found.into_driver(shared.clone(), drive, disk, receiver);
             drivers.push((drive, task::spawn(driver.run()), sender));
         }
@@ -558,6 +575,27 @@ impl Found {
     fn keys(&self) -> Vec<Key> {
         let stopped = self.stopped.iter().filter(|(_, named, _)| *named).map(|(key, ..)| *key);
         self.replicas.iter().map(|replica| replica.key).chain(stopped).collect()
+    }
+
+    /// All that the drive has or had.
+    fn known(&self) -> Vec<Key> {
+        let here = self.replicas.iter().map(|replica| replica.key).chain(self.stopped.iter().map(|(key, ..)| *key));
+        here.chain(self.gone.iter().copied()).collect()
+    }
+
+    /// Replicas that are on another drive of this node as well: they would vote twice, and none is to be preferred.
+    fn stop_those(&mut self, twice: &BTreeSet<Key>) {
+        let reason = "it is on two drives of this node, and might vote twice: it has to be replaced";
+        for (_, _, left) in self.stopped.iter_mut().filter(|(key, ..)| twice.contains(key)) {
+            (left.final_word, left.reason) = (true, format!("{reason} ({})", left.reason));
+        }
+        let (stop, run) = std::mem::take(&mut self.replicas).into_iter().partition(|found| twice.contains(&found.key));
+        self.replicas = run;
+        let stop: Vec<FoundReplica> = stop;
+        for FoundReplica { key, state, file, patient } in stop {
+            let left = Left { final_word: true, file, state: Some(state), ..Left::new(patient, true, reason.to_owned()) };
+            self.stopped.push((key, true, left));
+        }
     }
 
     fn into_driver(self, shared: Arc<Switchboard>, drive: DriveId, disk: Arc<dyn Disk>, receiver: Receiver<Input>) -> Driver {

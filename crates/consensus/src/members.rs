@@ -6,16 +6,21 @@
 //! the voters after have committed an entry alone, for until then some of them may not know that it was left.
 
 use crate::host::{GroupSpec, ReplicaPlace};
-use protocol::{ReplicaId, wire};
+use protocol::{GroupId, ReplicaId, wire};
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Most replicas of a group, learners and leaving voters included.
 pub const MEMBERS_MAX: usize = 32;
+/// How far beyond the last replica id a new one may be: whatever lies between can never belong.
+pub const ID_STEP_MAX: u64 = 1 << 20;
 
 /// The configuration of a group: what its replicas hold beside the applied index, in one transaction with it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Members {
+    /// Whose configuration it is: one of another group proves nothing.
+    pub group: GroupId,
     /// Raised by each change that took effect; 0 at the founding.
     pub version: u64,
     /// Who votes.
@@ -65,6 +70,9 @@ pub enum Refused {
     Elsewhere(ReplicaId),
     #[error("a group has at most {MEMBERS_MAX} replicas")]
     TooMany,
+    /// Taking it would make every id before it gone for good.
+    #[error("replica {0} is more than {ID_STEP_MAX} beyond the last one")]
+    TooFar(ReplicaId),
 }
 
 impl Members {
@@ -72,6 +80,7 @@ impl Members {
     pub fn founding(spec: &GroupSpec) -> Members {
         let last = spec.voters.iter().map(|voter| voter.replica).max().unwrap_or(ReplicaId(0));
         Members {
+            group: spec.group,
             version: 0,
             voters: spec.voters.clone(),
             outgoing: Vec::new(),
@@ -84,8 +93,7 @@ impl Members {
 
     /// Everybody who belongs, or is parting, each once.
     pub fn all(&self) -> impl Iterator<Item = &ReplicaPlace> {
-        let leaving = self.outgoing.iter().filter(|place| !self.is_voter(place.replica));
-        self.voters.iter().chain(leaving).chain(&self.learners).chain(&self.parting)
+        self.with_vote().chain(&self.learners).chain(&self.parting)
     }
 
     /// Where a replica is, if it belongs or is parting.
@@ -106,6 +114,11 @@ impl Members {
     /// Whether its vote counts, now.
     pub fn has_vote(&self, replica: ReplicaId) -> bool {
         self.is_voter(replica) || self.outgoing.iter().any(|voter| voter.replica == replica)
+    }
+
+    /// Everybody whose vote counts, each once: who leads is among them.
+    pub fn with_vote(&self) -> impl Iterator<Item = &ReplicaPlace> {
+        self.voters.iter().chain(self.outgoing.iter().filter(|place| !self.is_voter(place.replica)))
     }
 
     /// Whether the voters before and those after an exchange have to agree.
@@ -132,6 +145,30 @@ impl Members {
         replica <= self.last && self.place(replica).is_none()
     }
 
+    /// Whether this, which somebody tells of, proves to `replica` that it left for good: it is of its group, newer than `own`, the
+    /// configuration that it knows itself, and all that one knew of ids.
+    pub(crate) fn proves_gone(&self, replica: ReplicaId, own: &Members) -> bool {
+        let newer = self.version > own.version && self.last >= own.last;
+        self.group == own.group && newer && self.is_sound() && self.is_gone(replica)
+    }
+
+    /// Whether it can be a configuration at all; what came from elsewhere may not be.
+    pub fn is_sound(&self) -> bool {
+        let Members { voters, outgoing, learners, parting, .. } = self;
+        let lists = [voters, outgoing, learners, parting];
+        if voters.is_empty() || lists.iter().any(|list| list.len() > MEMBERS_MAX) || self.all().count() > MEMBERS_MAX {
+            return false;
+        }
+        let once = |among: [&[ReplicaPlace]; 3]| {
+            let mut seen = BTreeSet::new();
+            among.into_iter().flatten().all(|place| seen.insert(place.replica))
+        };
+        let moved = |old: &ReplicaPlace| voters.iter().any(|voter| voter.replica == old.replica && voter != old);
+        let known = |place: &ReplicaPlace| (ReplicaId(1)..=self.last).contains(&place.replica);
+        let apart = once([voters, learners, parting]) && once([outgoing, learners, parting]);
+        apart && !outgoing.iter().any(moved) && lists.into_iter().flatten().all(known)
+    }
+
     /// Take a step. `Ok(false)`: it is so already, nothing changed.
     pub fn take(&mut self, change: Change) -> Result<bool, Refused> {
         let changed = match change {
@@ -146,6 +183,10 @@ impl Members {
         Ok(changed)
     }
 
+    fn is_too_far(&self, replica: ReplicaId) -> bool {
+        replica.0.saturating_sub(self.last.0) > ID_STEP_MAX
+    }
+
     fn add_learner(&mut self, place: ReplicaPlace) -> Result<bool, Refused> {
         match self.place(place.replica) {
             Some(known) if *known != place => return Err(Refused::Elsewhere(place.replica)),
@@ -153,6 +194,7 @@ impl Members {
             // It is about to leave, or did.
             Some(_) => return Err(Refused::Gone(place.replica)),
             None if place.replica <= self.last => return Err(Refused::Gone(place.replica)),
+            None if self.is_too_far(place.replica) => return Err(Refused::TooFar(place.replica)),
             None if self.is_joint() => return Err(Refused::Joint),
             None if self.all().count() >= MEMBERS_MAX => return Err(Refused::TooMany),
             None => {}
@@ -195,6 +237,9 @@ impl Members {
         }
         if self.place(replica).is_some() && !self.is_learner(replica) {
             return Err(Refused::NotLearner(replica));
+        }
+        if self.is_too_far(replica) {
+            return Err(Refused::TooFar(replica));
         }
         if self.is_joint() {
             return Err(Refused::Joint);

@@ -13,7 +13,7 @@ use crate::wire::Answer;
 use bytes::Bytes;
 use protocol::{DriveId, NodeId, ReplicaId, wire};
 use raft::eraftpb::{Entry, EntryType, Message};
-use raft::{Config, RawNode, ReadOnlyOption, StateRole};
+use raft::{Config, Progress, ProgressState, RawNode, ReadOnlyOption, StateRole};
 use runtime::sync::oneshot;
 use runtime::time::Instant;
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +30,8 @@ const READ_FLIGHTS_MAX: usize = 4;
 const READ_TICKS: u64 = 3;
 /// Bytes of uncommitted entries that a leader holds; beyond it the group is busy.
 const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
+/// Kept free beyond it for changes of the members, of which one at a time is under way: load must not hold an exchange up.
+const CHANGES_BYTES: u64 = 64 << 10;
 
 /// Entries that a learner may lack when it is made a voter.
 const CAUGHT_UP_ENTRIES: u64 = 128;
@@ -163,7 +165,7 @@ impl Replica {
             pre_vote: true,
             read_only_option: ReadOnlyOption::Safe,
             batch_append: true,
-            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX + CHANGES_BYTES,
             max_committed_size_per_ready: 4 << 20,
             ..Config::default()
         };
@@ -251,7 +253,10 @@ impl Replica {
             let _ = waiter.send((Answer::NotLeader { leader: self.leader() }, Bytes::new()));
             return;
         }
-        if self.proposals.len() >= PROPOSALS_MAX {
+        let uncommitted = self.raw.raft.uncommitted_size();
+        // One is always taken.
+        let full = uncommitted > 0 && uncommitted + data.len() > UNCOMMITTED_BYTES_MAX as usize;
+        if self.proposals.len() >= PROPOSALS_MAX || full {
             let _ = waiter.send((Answer::Busy, Bytes::new()));
             return;
         }
@@ -281,8 +286,9 @@ impl Replica {
         if self.raw.raft.lead_transferee.is_some() {
             return answer(Answer::Dropped, waiter);
         }
-        // One at a time: the next is judged by what the one before came to. A new leader first applies what it found.
-        if self.raw.raft.has_pending_conf() || self.proposals.len() >= PROPOSALS_MAX {
+        // One at a time: the next is judged by what the one before came to. A new leader first applies what it found. However
+        // many commands wait: whoever leads has to be able to bring an exchange to its end.
+        if self.raw.raft.has_pending_conf() {
             return answer(Answer::Behind, waiter);
         }
         let mut then = self.members.clone();
@@ -315,12 +321,14 @@ impl Replica {
         self.proposals.insert(index, Proposal { term: self.raw.raft.term, waiter });
     }
 
-    /// Whether a learner has most of the log, and the voters after the exchange are enough of them heard of.
+    /// Whether a learner has most of the log, and has said so to this leader; and the voters after the exchange are enough of them heard of.
     fn may_enter(&self, enters: ReplicaId, then: &Members) -> bool {
         let progress = self.raw.raft.prs();
         let heard = |id: ReplicaId| id == self.key.replica || progress.get(id.0).is_some_and(|one| one.recent_active);
         let last = self.raw.raft.raft_log.last_index();
-        let caught_up = progress.get(enters.0).is_some_and(|one| one.matched + CAUGHT_UP_ENTRIES >= last);
+        // Raft takes a new one for active, and for one that lacks nothing in a short log, before it ever answered.
+        let answered = |one: &Progress| one.matched > 0 && one.state != ProgressState::Snapshot;
+        let caught_up = progress.get(enters.0).is_some_and(|one| answered(one) && one.matched + CAUGHT_UP_ENTRIES >= last);
         let living = then.voters.iter().filter(|voter| heard(voter.replica)).count();
         caught_up && heard(enters) && living > then.voters.len() / 2
     }
@@ -409,6 +417,14 @@ impl Replica {
     /// Whether nobody sends it entries, as far as it knows: a new one, or one that left.
     pub(crate) fn is_outside(&self) -> bool {
         !self.members.has_vote(self.key.replica) && !self.members.is_learner(self.key.replica)
+    }
+
+    /// Whether it may have left without hearing of it: nobody sends it entries, or nobody does any more. A voter would stand
+    /// for election, and be told; a learner never does.
+    pub(crate) fn is_forlorn(&self) -> bool {
+        let raft = &self.raw.raft;
+        let silence = !self.leads() && raft.election_elapsed >= raft.election_timeout();
+        self.is_outside() || (self.members.is_learner(self.key.replica) && silence)
     }
 
     /// Whether it is the only voter.
@@ -591,3 +607,6 @@ impl Replica {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

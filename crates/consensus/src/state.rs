@@ -144,7 +144,11 @@ fn read_meta(database: &redb::Database) -> Result<Meta, Error> {
     let transaction = database.begin_read()?;
     let table = transaction.open_table(META)?;
     let stored = table.get(META_KEY)?.ok_or_else(|| Error::new("the row that says what was applied is missing".to_owned()))?;
-    decode(decode_value(META_KEY.as_bytes(), stored.value())?).map_err(|error| Error::new(error.to_string()))
+    let meta: Meta = decode(decode_value(META_KEY.as_bytes(), stored.value())?).map_err(|error| Error::new(error.to_string()))?;
+    if meta.members.group != meta.key.group || !meta.members.is_sound() {
+        return Err(Error::new(format!("it is of {}, and has a configuration that cannot be: {:?}", meta.key, meta.members)));
+    }
+    Ok(meta)
 }
 
 fn write_meta(transaction: &redb::WriteTransaction, meta: &Meta) -> Result<(), Error> {
@@ -456,6 +460,22 @@ mod tests {
         entry.set_entry_type(kind);
         (entry.index, entry.term, entry.data) = (index, 1, data.into());
         entry
+    }
+
+    #[test]
+    fn a_state_with_a_configuration_that_cannot_be_does_not_open() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+        let key = Key { group: GroupId(1), replica: ReplicaId(1) };
+        let place = ReplicaPlace { replica: key.replica, node: NodeId(1), drive: DriveId(1) };
+        let name = format!("{}/state", crate::log::FOLDER);
+        for (group, voters, opens) in
+            [(1, vec![place], true), (1, vec![place, place], false), (1, Vec::new(), false), (2, vec![place], false)]
+        {
+            let members = Members::founding(&GroupSpec { group: GroupId(group), voters });
+            let meta = Meta { key, applied: 0, term: 0, members, state_hash: 0, marks: Vec::new() };
+            drop(State::create(&disk, &name, 1 << 20, 1024, meta).unwrap());
+            assert_eq!(State::open(&disk, &name, 1 << 20, 1024, key, 1).is_ok(), opens);
+        }
     }
 
     #[test]

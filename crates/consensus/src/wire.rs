@@ -146,8 +146,8 @@ pub(crate) enum Note {
     Hash { group: GroupId, to: ReplicaId, from: ReplicaId, index: u64, hash: u64 },
     /// `from` could not fetch the snapshot that the leader `to` offered.
     SnapshotFailed { group: GroupId, to: ReplicaId, from: ReplicaId },
-    /// `from` applied a configuration that `to` left for good: it has nothing to say, and may go.
-    Gone { group: GroupId, to: ReplicaId, from: ReplicaId },
+    /// `from` applied a configuration that `to` left for good, this one: it has nothing to say, and may go.
+    Gone { group: GroupId, to: ReplicaId, from: ReplicaId, members: Box<Members> },
     /// Nobody sends `from` entries: has it left for good?
     AmIGone { group: GroupId, to: ReplicaId, from: ReplicaId },
     /// The program of `from` knows commands up to this version, which is newer than that of the group.
@@ -226,7 +226,7 @@ pub(crate) struct Create {
     pub drive: DriveId,
 }
 
-/// Remove a replica. `members` is the proof: a configuration of its group that it left.
+/// Remove a replica. `members` is the proof: a configuration of its group that it left, newer than what it knows itself.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Remove {
     pub group: GroupId,
@@ -372,7 +372,7 @@ impl Message {
         message.set_entries(entries.into());
         if kind == MessageType::MsgSnapshot {
             let offer = self.snapshot?;
-            if offer.index == 0 {
+            if offer.index == 0 || offer.members.group != self.group || !offer.members.is_sound() {
                 return None;
             }
             message.set_snapshot(offer.to_raft());
@@ -434,6 +434,9 @@ pub(crate) fn decode_command(data: &[u8]) -> Option<(Option<SessionWord>, &[u8])
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{GroupSpec, ReplicaPlace};
+    use protocol::NodeId;
+    use quickcheck::quickcheck;
 
     fn append() -> eraftpb::Message {
         let mut message = eraftpb::Message::default();
@@ -445,6 +448,39 @@ mod tests {
         change.set_entry_type(eraftpb::EntryType::EntryConfChangeV2);
         message.set_entries(vec![entry(11, b"one"), entry(12, b""), change].into());
         message
+    }
+
+    fn offer() -> SnapshotOffer {
+        let place = ReplicaPlace { replica: ReplicaId(1), node: NodeId(1), drive: DriveId(1) };
+        let members = Members::founding(&GroupSpec { group: GroupId(3), voters: vec![place] });
+        SnapshotOffer { index: 9, term: 2, members, token: 1, rows: 0, rows_hash: 0, state_hash: 0, marks: vec![(8, 3)] }
+    }
+
+    quickcheck! {
+        /// A frame of which bytes were changed on the way, or of a hostile node.
+        fn no_bytes_make_a_frame_stumble(changes: Vec<(u16, u8)>, cut: u8) -> bool {
+            let mut body = Vec::new();
+            let mut snapshot = append();
+            snapshot.set_msg_type(MessageType::MsgSnapshot);
+            snapshot.set_snapshot(offer().to_raft());
+            let messages = [append(), snapshot].map(|message| Message::from_raft(GroupId(3), message, &mut body).unwrap());
+            let members = Box::new(offer().members);
+            let gone = Note::Gone { group: GroupId(3), to: ReplicaId(2), from: ReplicaId(1), members };
+            let mut bytes = wire::encode(&Frame { messages: messages.to_vec(), notes: vec![gone] });
+            let length = bytes.len();
+            for (at, byte) in changes.iter().take(4) {
+                bytes[usize::from(*at) % length] = *byte;
+            }
+            bytes.truncate(length - usize::from(cut % 4));
+            let mut body = Bytes::from(body.concat());
+            for message in wire::decode::<Frame>(&bytes).map(|frame| frame.messages).unwrap_or_default() {
+                let Some(message) = message.into_raft(&mut body) else { break };
+                if message.get_msg_type() == MessageType::MsgSnapshot {
+                    assert!(wire::decode::<SnapshotOffer>(&message.get_snapshot().data).unwrap().members.is_sound());
+                }
+            }
+            true
+        }
     }
 
     #[test]
@@ -475,6 +511,19 @@ mod tests {
         assert!(convert(&|message| message.entries[1].kind = 2).is_none(), "an entry of a kind that there is not");
         assert!(convert(&|message| message.kind = 8).is_none(), "a read with three entries");
         assert!(convert(&|message| message.kind = 4).is_none(), "a snapshot without an offer");
+        let mut offered = append();
+        offered.set_msg_type(MessageType::MsgSnapshot);
+        offered.set_snapshot(offer().to_raft());
+        let offers = |change: &dyn Fn(&mut SnapshotOffer)| {
+            let mut body = Vec::new();
+            let mut message = Message::from_raft(GroupId(3), offered.clone(), &mut body).unwrap();
+            change(message.snapshot.as_mut().unwrap());
+            message.into_raft(&mut Bytes::from(body.concat())).is_some()
+        };
+        assert!(offers(&|_| {}));
+        assert!(!offers(&|offer| offer.index = 0));
+        assert!(!offers(&|offer| offer.members.group = GroupId(4)), "of another group");
+        assert!(!offers(&|offer| offer.members.voters.clear()), "of a configuration that cannot be");
         let mut local = eraftpb::Message::default();
         local.set_msg_type(MessageType::MsgHup);
         assert!(Message::from_raft(GroupId(3), local, &mut Vec::new()).is_none());

@@ -2,122 +2,20 @@
 #![cfg(not(madsim))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod cluster;
 mod machine;
 
 use bytes::Bytes;
-use consensus::client::{Error, Session};
-use consensus::{Bootstrap, Client, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
-use machine::{BROKEN_LIST, Lists, append, numbers};
-use protocol::{ClusterId, CommandId, DriveId, GroupId, NodeId, ReplicaId, WriterId};
+use cluster::{Cluster, GROUP, list, quick, session, within};
+use consensus::client::Error;
+use consensus::{Bootstrap, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
+use machine::{BROKEN_LIST, Lists, append};
+use protocol::{ClusterId, DriveId, GroupId, NodeId, ReplicaId};
 use runtime::rpc::{Rpc, Secret};
-use runtime::task::Task;
-use runtime::time::{self, Instant};
+use runtime::time;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-
-const GROUP: GroupId = GroupId(1);
-
-struct Node {
-    rpc: Rpc,
-    _listening: Task<()>,
-    host: Host,
-}
-
-struct Cluster {
-    folders: Vec<tempfile::TempDir>,
-    nodes: BTreeMap<u64, Node>,
-    groups: Vec<GroupSpec>,
-    settings: Settings,
-}
-
-fn quick() -> Settings {
-    Settings { tick: Duration::from_millis(20), mark_interval: 16, ..Settings::default() }
-}
-
-fn within(seconds: u64) -> Instant {
-    time::now() + Duration::from_secs(seconds)
-}
-
-impl Cluster {
-    async fn start(nodes: u64, groups: u64, settings: Settings) -> Cluster {
-        let place = |node| ReplicaPlace { replica: ReplicaId(node), node: NodeId(node), drive: DriveId(node) };
-        let voters: Vec<ReplicaPlace> = (1..=nodes).map(place).collect();
-        let groups = (1..=groups).map(|group| GroupSpec { group: GroupId(group), voters: voters.clone() }).collect();
-        let folders = (0..nodes).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut cluster = Cluster { folders, nodes: BTreeMap::new(), groups, settings };
-        for node in 1..=nodes {
-            cluster.open(node, Bootstrap::First).await;
-        }
-        cluster
-    }
-
-    async fn open(&mut self, node: u64, bootstrap: Bootstrap) {
-        let rpc = Rpc::new(runtime::rpc::Settings {
-            node: NodeId(node),
-            cluster: ClusterId(1),
-            secret: Secret(b"secret".as_slice().into()),
-            listen: "127.0.0.1:0".parse().unwrap(),
-            peers: BTreeMap::new(),
-        });
-        let listening = rpc.listen().await.unwrap();
-        for (peer, other) in &self.nodes {
-            rpc.introduce(NodeId(*peer), other.rpc.address().unwrap());
-            other.rpc.introduce(NodeId(node), rpc.address().unwrap());
-        }
-        let disk = runtime::disk::open_folder(self.folders[node as usize - 1].path()).unwrap();
-        let drives = vec![HostDrive { drive: DriveId(node), disk, bootstrap }];
-        let (host, failed) = Host::open_with(self.settings.clone(), rpc.clone(), drives, self.groups.clone(), |_| Arc::new(Lists)).await;
-        assert!(failed.is_empty(), "{failed:?}");
-        self.nodes.insert(node, Node { rpc, _listening: listening, host });
-    }
-
-    /// As `kill -9` would, but for what the system's cache holds.
-    async fn kill(&mut self, node: u64) {
-        let path = self.folders[node as usize - 1].path().to_owned();
-        drop(self.nodes.remove(&node));
-        // Jobs of the drive that are under way end first.
-        while runtime::disk::open_folder(&path).is_err() {
-            time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    fn client(&self) -> Client {
-        self.nodes.values().next().unwrap().host.client()
-    }
-
-    async fn leader(&self) -> u64 {
-        for _ in 0..500 {
-            if let Some((node, _)) = self.nodes.iter().find(|(_, node)| node.host.leads(GROUP).is_some()) {
-                return *node;
-            }
-            time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("nobody leads");
-    }
-
-    /// Wait until all replicas that run hold the same.
-    async fn agree(&self) {
-        let mut seen = Vec::new();
-        for _ in 0..500 {
-            seen = self.nodes.values().flat_map(|node| node.host.status()).filter(|one| one.group == GROUP).collect();
-            if seen.iter().all(|one| (one.applied, one.state_hash) == (seen[0].applied, seen[0].state_hash)) {
-                assert!(seen.iter().all(|one| one.trouble.is_none()), "{seen:?}");
-                return;
-            }
-            time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("replicas differ: {seen:?}");
-    }
-}
-
-fn session(counter: u64, lowest_unfinished: u64) -> Option<Session> {
-    Some(Session { id: CommandId { writer: WriterId(1), counter }, lowest_unfinished })
-}
-
-async fn list(client: &Client) -> Vec<u64> {
-    numbers(&client.read(GROUP, Bytes::from_static(&[1]), within(10)).await.unwrap())
-}
 
 #[test]
 fn three_hosts_survive_the_loss_of_any_one_and_catch_up_by_snapshot() {
@@ -435,58 +333,5 @@ fn one_host_with_five_drives_goes_on_without_any_two_of_them() {
                 host.shut_down().await;
             }
         }
-    });
-}
-
-#[test]
-fn a_dead_voter_is_exchanged_and_the_one_that_left_never_votes_again() {
-    runtime::process::block_on(async {
-        let settings = Settings { checkpoint_bytes: 16 << 10, tail_bytes: 1 << 10, ..quick() };
-        let mut cluster = Cluster::start(3, 1, settings).await;
-        // A fourth node, with nothing on it.
-        cluster.folders.push(tempfile::tempdir().unwrap());
-        cluster.open(4, Bootstrap::First).await;
-        let leader = cluster.leader().await;
-        let client = cluster.client();
-        for next in 1..=100 {
-            client.propose(GROUP, session(next, next), append(1, next, 500), within(10)).await.unwrap();
-        }
-        let dead = (1..=3).find(|node| *node != leader).unwrap();
-        cluster.kill(dead).await;
-        let client = cluster.nodes[&leader].host.client();
-        let enters = ReplicaPlace { replica: ReplicaId(4), node: NodeId(4), drive: DriveId(4) };
-        let members = client.exchange(GROUP, enters, ReplicaId(dead), within(20)).await.unwrap();
-        assert!(members.is_voter(ReplicaId(4)) && members.is_gone(ReplicaId(dead)) && !members.is_joint());
-        // Once more: it is so already.
-        assert_eq!(client.exchange(GROUP, enters, ReplicaId(dead), within(20)).await.unwrap(), members);
-        let again = ReplicaPlace { replica: ReplicaId(dead), node: NodeId(dead), drive: DriveId(dead) };
-        assert!(client.exchange(GROUP, again, ReplicaId(4), within(2)).await.is_err(), "an id is never used again");
-        // It comes back, is told that it left, and goes.
-        cluster.open(dead, Bootstrap::Again).await;
-        let raft = cluster.folders[dead as usize - 1].path().join("raft");
-        let files = || {
-            let names = std::fs::read_dir(&raft).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-            names.filter(|name| name.starts_with('g')).collect::<Vec<String>>()
-        };
-        let end = within(20);
-        while !files().is_empty() {
-            assert!(time::now() < end, "{:?} {:?}", files(), cluster.nodes[&dead].host.status());
-            time::sleep(Duration::from_millis(20)).await;
-        }
-        assert!(cluster.nodes[&dead].host.status().is_empty(), "{:?}", cluster.nodes[&dead].host.status());
-        assert!(client.create_replica(GROUP, again, within(2)).await.is_err(), "its log knows that it left");
-        cluster.kill(dead).await;
-        // The others live on, and remember over a restart who they are.
-        for node in (1..=4).filter(|node| *node != dead) {
-            cluster.kill(node).await;
-        }
-        for node in 1..=4 {
-            cluster.open(node, Bootstrap::Again).await;
-        }
-        // A client that knows nothing but the founding finds them.
-        assert_eq!(list(&cluster.client()).await, (1..=100).collect::<Vec<_>>());
-        cluster.agree().await;
-        let running: Vec<u64> = cluster.nodes.values().flat_map(|node| node.host.status()).map(|one| one.replica.0).collect();
-        assert_eq!(running, (1..=4).filter(|node| *node != dead).collect::<Vec<_>>());
     });
 }

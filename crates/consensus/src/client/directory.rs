@@ -24,8 +24,12 @@ impl Directory {
         self.groups.lock().expect("no holder panics").get(&group).cloned()
     }
 
-    /// Take in a configuration, if it is newer than what is known. Groups that are not known stay so.
+    /// Take in a configuration, if it is one of this group and newer than what is known. Groups that are not known stay so.
     pub(crate) fn learn(&self, group: GroupId, members: &Members) {
+        if members.group != group || !members.is_sound() {
+            tracing::warn!(%group, ?members, "a configuration that cannot be this group's was not taken in");
+            return;
+        }
         let mut groups = self.groups.lock().expect("no holder panics");
         if let Some(known) = groups.get_mut(&group).filter(|known| known.version < members.version) {
             *known = members.clone();

@@ -33,10 +33,14 @@ impl Client {
         let known = self.known(group)?;
         let until = deadline.min(time::now() + ATTEMPT);
         let nodes: BTreeSet<NodeId> = known.all().map(|place| place.node).collect();
-        let asked = nodes.into_iter().map(|node| self.ask_members(group, node, until));
-        let told = futures::future::join_all(asked).await.into_iter().flatten();
-        let newest = told.max_by_key(|told| (told.members.version, told.leader.is_some()));
-        match newest {
+        let newest = |told: Vec<Told>| told.into_iter().max_by_key(|told| (told.members.version, told.leader.is_some()));
+        let mut told = newest(self.ask_nodes(group, nodes, until).await);
+        if told.as_ref().is_none_or(|told| told.leader.is_none()) {
+            // The group may have moved to other nodes, and those that it left know no more than this one.
+            let all = self.ask_all_members(group, deadline.min(time::now() + ATTEMPT)).await;
+            told = newest(all.into_iter().chain(told).collect());
+        }
+        match told {
             Some(Told { members, leader }) => Ok(GroupView { members, leader }),
             None => Err(Error::Unavailable { group, reason: "none of its nodes answers".to_owned() }),
         }
@@ -53,10 +57,27 @@ impl Client {
         self.inner.directory.learn(group, members);
     }
 
+    /// What every node that this one has an address of knows of a group; taken in.
+    pub(super) async fn ask_all_members(&self, group: GroupId, until: Instant) -> Vec<Told> {
+        runtime::probe!("consensus-client-asked-everybody");
+        let rpc = &self.inner.rpc;
+        let nodes = rpc.known_peers().into_iter().chain([rpc.node()]).collect();
+        self.ask_nodes(group, nodes, until).await
+    }
+
+    /// What `nodes` know of a group; taken in.
+    pub(super) async fn ask_nodes(&self, group: GroupId, nodes: BTreeSet<NodeId>, until: Instant) -> Vec<Told> {
+        let asked = nodes.into_iter().map(|node| self.ask_members(group, node, until));
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
     /// What `node` knows of a group; taken in.
     pub(super) async fn ask_members(&self, group: GroupId, node: NodeId, until: Instant) -> Option<Told> {
         let received = self.send(node, wire::MEMBERS, encode(&WhoBelongs { group }), Bytes::new(), until).await.ok()?;
         let told: Told = decode::<Option<Told>>(&received.body).ok()??;
+        if told.members.group != group || !told.members.is_sound() {
+            return None;
+        }
         self.learn(group, &told.members);
         Some(told)
     }

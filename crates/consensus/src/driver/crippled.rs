@@ -17,6 +17,7 @@ use crate::snapshot::{self, Target};
 use crate::state::{Error, State, catching};
 use crate::wire::{FETCH, Fetch, Fetched, SnapshotOffer, join_entries, split_entries};
 use protocol::NodeId;
+use protocol::limits::COMMAND_BYTES_MAX;
 use protocol::wire::{decode, encode};
 use raft::eraftpb::Entry;
 use runtime::disk;
@@ -27,9 +28,9 @@ use runtime::time::{self, Instant};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// Entries asked for at once, and bytes of them in one answer, about.
+/// Entries asked for at once, and bytes of them in one answer, about: what stands before a lost entry leaves room for it.
 const ENTRIES_MAX: usize = 1024;
-const ANSWER_BYTES: usize = 1 << 20;
+const ANSWER_BYTES: usize = COMMAND_BYTES_MAX + (64 << 10);
 /// The longest that one of the others is waited for.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// Between two attempts: at first, and at most.
@@ -463,11 +464,12 @@ impl Driver {
 }
 
 async fn ask_one(rpc: Rpc, place: ReplicaPlace, asked: Fetch, deadline: Instant) -> Option<(NodeId, Testimony, Option<SnapshotOffer>)> {
-    let wanted = asked.wanted.clone();
+    let (wanted, wanted_of) = (asked.wanted.clone(), asked.group);
     let meta = encode(&Fetch { to: place.replica, ..asked });
     let received = rpc.call(place.node, Class::Bulk, FETCH, 0, meta.into(), Vec::new(), deadline).await.ok()?;
     let Fetched { term, leads, commit, start, last, acknowledged, entries, offer } = decode(&received.meta).ok()?;
     let entries = join_entries(entries, received.body)?;
+    let offer = offer.filter(|offer| offer.members.group == wanted_of && offer.members.is_sound());
     let asked = |index: u64| wanted.iter().any(|run| (run.first..run.first + run.count).contains(&index));
     let entries = entries.into_iter().filter(|entry| asked(entry.index)).map(|entry| (entry.index, entry)).collect();
     Some((place.node, Testimony { term, leads, commit, start, last, acknowledged, entries }, offer))

@@ -147,8 +147,8 @@ impl Driver {
 
     fn note(&mut self, from: NodeId, note: Note) {
         let key = note.to();
-        if let Note::Gone { from: by, .. } = note {
-            return self.told_gone(key, by, from);
+        if let Note::Gone { from: by, members, .. } = &note {
+            return self.told_gone(key, *by, from, members);
         }
         if !self.may_speak(key, note.from(), from) {
             return;

@@ -6,7 +6,7 @@
 
 use super::order::record_of;
 use super::{Done, Driver};
-use crate::host::Settings;
+use crate::host::{ReplicaPlace, Settings};
 use crate::log::{FOLDER, Hard, Key, Record, Start};
 use crate::manifest::{self, Manifest, state_name};
 use crate::members::{Change, Members};
@@ -72,12 +72,26 @@ impl Driver {
         if self.stopped.contains_key(&key) {
             return failed(waiter, "it is there, and does not run");
         }
-        if !self.shared.founding.contains_key(&key.group) {
-            return failed(waiter, "there is no such group");
+        let Some(spec) = self.shared.founding.get(&key.group) else { return failed(waiter, "there is no such group") };
+        if key.replica <= Members::founding(spec).last {
+            // It may have voted, here or elsewhere, and what was lost of that must not be forgotten.
+            return failed(waiter, "it was founded with its group, and is never made again");
+        }
+        if let Some(members) = self.shared.directory.members(key.group) {
+            let here = |place: &ReplicaPlace| place.node == self.shared.node && place.drive == self.drive;
+            if members.is_gone(key.replica) {
+                return failed(waiter, "it left its group");
+            }
+            if members.place(key.replica).is_some_and(|place| !here(place)) {
+                return failed(waiter, "its group has it somewhere else");
+            }
         }
         if self.closing.is_some() || self.coming.contains_key(&key) {
             let _ = waiter.send((Answer::Busy, Bytes::new()));
             return;
+        }
+        if let Err(other) = self.shared.claim(key, self.drive) {
+            return failed(waiter, &format!("it is, or was, on drive {other} of this node"));
         }
         let record = record_of(&mut self.forming, key);
         (record.hard, record.start) = (Some(Hard::default()), Some(Start::default()));
@@ -126,10 +140,19 @@ impl Driver {
 
     /// Somebody proved with `members` that the replica left its group.
     pub(super) fn remove_proved(&mut self, key: Key, members: &Members, waiter: Waiter) {
-        if !members.is_gone(key.replica) {
-            return failed(waiter, "it belongs to its group");
+        if !self.believes_gone(key, members) {
+            return failed(waiter, "nothing proves that it left its group");
         }
         self.remove(key, Some(waiter));
+    }
+
+    /// Whether `members` proves that the replica left its group, by all that it knows itself.
+    fn believes_gone(&self, key: Key, members: &Members) -> bool {
+        let running = self.replicas.get(&key).map(|replica| replica.members.clone());
+        let stopped = || self.stopped.get(&key)?.state.as_ref().map(|state| state.meta().members);
+        let founded = || self.shared.founding.get(&key.group).map(Members::founding);
+        let own = running.or_else(stopped).or_else(founded);
+        own.is_some_and(|own| members.proves_gone(key.replica, &own))
     }
 
     /// The replica left its group: it stops at once, and goes when the log says so durably.
@@ -194,10 +217,10 @@ impl Driver {
         }
     }
 
-    /// Replicas that nobody sends entries ask whether they left for good: what they missed nobody tells them unasked.
+    /// Replicas that nobody sends entries (any more) ask whether they left for good: what they missed nobody tells them unasked.
     pub(super) fn ask_whether_gone(&mut self) {
-        let outside = self.replicas.values().filter(|replica| replica.is_outside());
-        let asking: Vec<_> = outside.map(|replica| (replica.key, replica.others())).collect();
+        let forlorn = self.replicas.values().filter(|replica| replica.is_forlorn());
+        let asking: Vec<_> = forlorn.map(|replica| (replica.key, replica.others())).collect();
         for (key, others) in asking {
             for other in others {
                 self.send_note(other.node, Note::AmIGone { group: key.group, to: other.replica, from: key.replica });
@@ -205,9 +228,9 @@ impl Driver {
         }
     }
 
-    /// Somebody says that the replica left its group for good.
-    pub(super) fn told_gone(&mut self, key: Key, by: ReplicaId, node: NodeId) {
-        if self.may_speak(key, by, node) {
+    /// Somebody says that the replica left its group for good, as `members` proves.
+    pub(super) fn told_gone(&mut self, key: Key, by: ReplicaId, node: NodeId, members: &Members) {
+        if self.may_speak(key, by, node) && self.believes_gone(key, members) {
             self.remove(key, None);
         }
     }
@@ -230,7 +253,8 @@ impl Driver {
         }
         runtime::probe!("consensus-message-of-one-who-left");
         if !replica.is_outside() {
-            self.send_note(node, Note::Gone { group: key.group, to: from, from: key.replica });
+            let members = Box::new(replica.members.clone());
+            self.send_note(node, Note::Gone { group: key.group, to: from, from: key.replica, members });
         }
         false
     }

@@ -35,9 +35,9 @@ pub(crate) struct Recovered {
 }
 
 impl Recovered {
-    /// Whether nothing of this replica ever left it: no vote, no entry, no state.
+    /// Whether nothing of this replica ever left it: no vote, no entry, no state. One whose vote is not known may have voted.
     pub(crate) fn is_blank(&self) -> bool {
-        let never = self.hard.is_none_or(|hard| hard == Hard::default());
+        let never = self.hard == Some(Hard::default());
         never && !self.damaged && self.start == Start::default() && self.last() == 0
     }
 

@@ -210,6 +210,13 @@ fn written(batches: &[Vec<Record>]) -> Arc<MemoryDisk> {
     disk
 }
 
+#[test]
+fn a_replica_whose_vote_is_not_known_may_have_voted() {
+    assert!(!Recovered::default().is_blank());
+    assert!(Recovered { hard: Some(Hard::default()), ..Recovered::default() }.is_blank());
+    assert!(!Recovered { hard: Some(Hard { term: 1, vote: 0, commit: 0 }), ..Recovered::default() }.is_blank());
+}
+
 /// Sectors in use of the only segment.
 fn used_sectors(disk: &MemoryDisk) -> usize {
     let bytes = disk.bytes(&disk.segments()[0]);

@@ -41,8 +41,9 @@ fn told(members: &Members) -> String {
     text
 }
 
-const TRANSCRIPTS: [&str; 4] = [
+const TRANSCRIPTS: [&str; 5] = [
     include_str!("../../testdata/members/a-voter-is-exchanged-through-a-joint-configuration.txt"),
+    include_str!("../../testdata/members/an-id-far-away-is-refused.txt"),
     include_str!("../../testdata/members/an-id-that-left-never-comes-back.txt"),
     include_str!("../../testdata/members/every-step-can-be-asked-for-again.txt"),
     include_str!("../../testdata/members/one-exchange-at-a-time.txt"),
@@ -86,7 +87,7 @@ fn golden_bytes_of_changes() {
     assert_eq!(bytes(Change::Raise(2)), [1, 5, 2]);
     let mut members = founding(1);
     members.take(Change::AddLearner(place(2))).unwrap();
-    assert_eq!(wire::encode(&members), [1, 1, 1, 1, 11, 101, 0, 1, 2, 12, 102, 0, 2, 1]);
+    assert_eq!(wire::encode(&members), [1, 1, 1, 1, 1, 11, 101, 0, 1, 2, 12, 102, 0, 2, 1]);
 }
 
 impl Arbitrary for Change {
@@ -128,6 +129,7 @@ quickcheck! {
             // And whoever starts anew from what was stored is where the others are.
             assert!(members.is_as(&node(&members).raft.prs().conf().to_conf_state()));
             assert_eq!(members.version, before.version + 1);
+            assert!(members.is_sound(), "{members:?}");
             assert_eq!(members.voters.len(), 3, "a group keeps its number of voters");
             assert!(gone.iter().all(|id| members.place(*id).is_none()), "{gone:?} {members:?}");
             assert!(members.machine >= before.machine, "a version is never taken back");
@@ -140,4 +142,76 @@ quickcheck! {
     fn any_bytes_decode_to_a_change_or_to_none(data: Vec<u8>) -> bool {
         Change::decode(&data).is_none_or(|change| Change::decode(&change.encode()) == Some(change))
     }
+
+    /// Lists as short as they are in a configuration, of few ids, so that many are sound and many nearly are.
+    fn raft_takes_every_configuration_that_is_sound(lists: (Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>), last: u8) -> bool {
+        let places = |ids: &[u8], most: usize| ids.iter().take(most).map(|id| place(u64::from(id % 8))).collect::<Vec<_>>();
+        let mut members = founding(1);
+        (members.voters, members.outgoing) = (places(&lists.0, 3), places(&lists.1, 3));
+        (members.learners, members.parting) = (places(&lists.2, 2), places(&lists.3, 1));
+        members.last = ReplicaId(u64::from(last % 16));
+        assert!(!members.is_sound() || members.is_as(&node(&members).raft.prs().conf().to_conf_state()), "{members:?}");
+        // And whatever becomes of it on the way.
+        let mut bytes = wire::encode(&members);
+        let at = usize::from(last) % bytes.len();
+        bytes[at] = bytes[at].wrapping_add(lists.0.first().copied().unwrap_or(1));
+        if let Ok(members) = wire::decode::<Members>(&bytes).map_err(drop).and_then(|members| members.is_sound().then_some(members).ok_or(())) {
+            assert!(members.is_as(&node(&members).raft.prs().conf().to_conf_state()), "{members:?}");
+            assert!(members.with_vote().count() > 0 && members.all().count() <= MEMBERS_MAX);
+        }
+        true
+    }
+}
+
+#[test]
+fn what_cannot_be_a_configuration_is_not_sound() {
+    let joint = || {
+        let mut members = founding(3);
+        members.take(Change::AddLearner(place(4))).unwrap();
+        members.take(Change::AddLearner(place(5))).unwrap();
+        members.take(Change::Exchange { enters: ReplicaId(4), leaves: ReplicaId(2) }).unwrap();
+        members
+    };
+    let sound = |change: &dyn Fn(&mut Members)| {
+        let mut members = joint();
+        change(&mut members);
+        members.is_sound()
+    };
+    assert!(sound(&|_| {}));
+    assert!(!sound(&|members| members.voters.clear()));
+    assert!(!sound(&|members| members.voters.push(place(1))), "twice");
+    assert!(!sound(&|members| members.learners.push(place(1))), "a voter and a learner");
+    assert!(!sound(&|members| members.learners.push(place(2))), "a voter before and a learner");
+    assert!(!sound(&|members| members.parting.push(place(5))), "a learner and parting");
+    assert!(!sound(&|members| members.outgoing[0].drive = DriveId(9)), "in two places");
+    assert!(!sound(&|members| members.last = ReplicaId(4)), "an id that is still to come");
+    assert!(!sound(&|members| members.voters[0].replica = ReplicaId(0)), "Raft's name for nobody");
+    assert!(!sound(&|members| {
+        members.last = ReplicaId(1000);
+        members.learners = (10..10 + MEMBERS_MAX as u64).map(place).collect();
+    }));
+}
+
+#[test]
+fn only_a_newer_configuration_of_the_same_group_proves_that_a_replica_left() {
+    let own = founding(3);
+    let mut proof = own.clone();
+    proof.take(Change::AddLearner(place(4))).unwrap();
+    assert!(!proof.proves_gone(ReplicaId(3), &own), "it belongs");
+    for step in [Change::Exchange { enters: ReplicaId(4), leaves: ReplicaId(3) }, Change::Leave, Change::Release] {
+        assert!(!proof.proves_gone(ReplicaId(3), &own), "it may be asked for its vote yet");
+        proof.take(step).unwrap();
+    }
+    assert!(proof.proves_gone(ReplicaId(3), &own));
+    assert!(!proof.proves_gone(ReplicaId(5), &own), "it is yet to come");
+    let but = |change: &dyn Fn(&mut Members)| {
+        let mut proof = proof.clone();
+        change(&mut proof);
+        proof.proves_gone(ReplicaId(3), &own)
+    };
+    assert!(!but(&|proof| proof.group = GroupId(2)));
+    assert!(!but(&|proof| proof.version = own.version));
+    assert!(!but(&|proof| proof.voters.clear()), "no configuration at all");
+    let newer = Members { last: ReplicaId(9), ..own.clone() };
+    assert!(!proof.proves_gone(ReplicaId(3), &newer), "it knows of ids that the proof does not");
 }

@@ -159,6 +159,11 @@ impl Rpc {
         known.bulk.set_address(address);
     }
 
+    /// The other nodes of which an address is known, whether they can be reached or not.
+    pub fn known_peers(&self) -> Vec<NodeId> {
+        self.peers().keys().copied().collect()
+    }
+
     /// Serve all methods whose high byte is `service`. Panics if it is taken.
     ///
     /// Requests run as tasks of their own, in no order. One-way messages of one sender are handed over in the order in
