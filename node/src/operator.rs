@@ -78,7 +78,16 @@ impl Operator {
 /// Where to ask for a group; older than anything that the group says itself.
 fn presumed(row: &Group) -> Members {
     let voters = row.voters.clone();
-    Members { version: 1, voters, outgoing: Vec::new(), learners: Vec::new(), parting: Vec::new(), last: row.last, machine: 1 }
+    Members {
+        group: row.group,
+        version: 1,
+        voters,
+        outgoing: Vec::new(),
+        learners: Vec::new(),
+        parting: Vec::new(),
+        last: row.last,
+        machine: 1,
+    }
 }
 
 impl ClusterStatus {

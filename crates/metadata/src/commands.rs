@@ -103,6 +103,7 @@ pub struct Page<T> {
 }
 
 /// One line of a listing of uploads.
+#[allow(clippy::large_enum_variant, reason = "nearly every line is an upload, and a page holds few")]
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum UploadLine {
     Upload(Upload),

@@ -79,7 +79,7 @@ impl Cluster {
         let groups = consensus::Client::new(rpc.clone(), specs);
         let bootstrap = Bootstrap { map, partitions, scheme: Scheme::ReedSolomon { k: 4, m: 2 }, best_effort: true };
         let service = placement::Service::start(rpc.clone(), Arc::new(host), bootstrap);
-        let placement = placement::Client::new(rpc.clone(), groups.clone(), vec![NODE]);
+        let placement = placement::Client::new(rpc.clone(), groups.clone());
         let pulse = server.clone();
         let heart = placement.heartbeat(move || Heartbeat {
             node: NODE,

@@ -208,8 +208,8 @@ mod tests {
     fn free(model: &Model, row: &Group) -> (NodeId, DriveId) {
         let Ok(Reply::Bootstrap(Some(bootstrap))) = model.query(Query::Bootstrap).result else { panic!("not founded") };
         let all = bootstrap.map.nodes.iter().flat_map(|node| node.drives.iter().map(|drive| (node.id, drive.id)));
-        let free = all.filter(|(_, drive)| row.drives().all(|used| used != *drive));
-        free.last().unwrap()
+        let mut free = all.filter(|(_, drive)| row.drives().all(|used| used != *drive));
+        free.next_back().unwrap()
     }
 
     #[test]

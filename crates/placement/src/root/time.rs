@@ -137,8 +137,11 @@ mod tests {
         assert_eq!(wire::encode(&300u64), [1, 0xac, 2]);
     }
 
+    /// Marks: what the right clocks show, and the wild ones, each with whether it is heard.
+    type Marks = Vec<(Vec<u16>, Vec<(u64, bool)>)>;
+
     quickcheck! {
-        fn cluster_time_lies_among_the_right_clocks_and_never_goes_back(marks: Vec<(Vec<u16>, Vec<(u64, bool)>)>) -> bool {
+        fn cluster_time_lies_among_the_right_clocks_and_never_goes_back(marks: Marks) -> bool {
             let mut model = Model::founded(3, 1, 2);
             let mut before = 0;
             // Most any right clock showed so far, and least that the last ones did.
