@@ -170,7 +170,7 @@ mod real {
     /// A figure of `/proc/self/status`, in MiB.
     fn memory_mib(name: &str) -> u64 {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let kib = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().nth(1)?.parse::<u64>().ok());
+        let kib = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok());
         kib.unwrap_or_default() >> 10
     }
 
