@@ -608,5 +608,7 @@ impl Replica {
     }
 }
 
+// Outside of any simulation: a replica draws its incarnation, and unit tests have no machine to draw from.
 #[cfg(test)]
+#[cfg(not(madsim))]
 mod tests;
