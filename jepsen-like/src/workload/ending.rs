@@ -11,7 +11,7 @@ use super::objects;
 use super::tags;
 use super::versions;
 use super::worker::Work;
-use crate::check::Final;
+use crate::check::{self, Final, Violation};
 use crate::history::{Action, After, List, ListKind, Outcome, Refusal, Seen};
 
 /// The client of these reads in the history: linearizability covers them.
@@ -53,6 +53,16 @@ impl Work {
                 finals.insert(key, found);
             }
             let mut listed = self.list_one(&bucket, number, deadline).await;
+            // A write whose outcome nobody knows may have taken effect between the read and the listing: the read after it tells.
+            let disputed = listed.as_ref().map_or_else(|_| Vec::new(), |listed| check::listing(&finals, listed));
+            for violation in disputed {
+                if let Violation::Listing { key, .. } = violation
+                    && finals.contains_key(&key)
+                {
+                    let found = self.read_one(&bucket, &key, number, deadline).await;
+                    finals.insert(key, found);
+                }
+            }
             if versioned.contains(&bucket)
                 && let Err(reason) = self.read_versions(&bucket, deadline).await
             {
