@@ -25,6 +25,7 @@ pub fn figures(node: &Node) -> String {
                 "group": replica.group.0, "replica": replica.replica.0, "drive": replica.drive.0, "term": replica.term,
                 "leader": replica.leader.map(|leader| leader.0), "applied": replica.applied, "committed": replica.committed,
                 "state_hash": format!("{:016x}", replica.state_hash),
+                "trouble": replica.trouble, "program_too_old": replica.program_too_old,
                 "members": replica.members.map(|members| serde_json::json!({
                     "version": members.version,
                     "voters": members.voters.iter().map(|place| place.replica.0).collect::<Vec<_>>(),
