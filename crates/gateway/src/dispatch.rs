@@ -30,6 +30,7 @@ use s3s::{Body, HttpRequest, HttpResponse, S3, S3Error, S3ErrorCode, S3Request, 
 use subtle::ConstantTimeEq;
 
 use crate::body::{DecodedBody, classify};
+use crate::document;
 use crate::gate::Gate;
 use crate::gate::framing::{Framing, checksum_header};
 use crate::gate::operation::{ALGORITHMS, Content, Operation};
@@ -260,6 +261,7 @@ async fn change(request: S3Request<Body>) -> S3Result<HttpRequest> {
         let trailers = trailing_headers.and_then(|trailers| trailers.take()).unwrap_or_default();
         verify_document(&document, facts.operation, &facts.framing, &headers, &trailers)?;
         check_elements(&document, facts.operation)?;
+        let document = document::restate(&document, facts.operation)?;
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(document.len()));
         body = Body::from(document);
     }

@@ -6,6 +6,7 @@ mod chunks;
 mod conditions;
 mod digest;
 mod dispatch;
+mod document;
 mod error;
 pub mod gate;
 pub mod http;
