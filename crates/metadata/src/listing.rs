@@ -5,12 +5,13 @@
 //! is an entry behind its last one, or if it ran out of work before it could tell.
 
 use protocol::BucketId;
+use protocol::record::Headers;
 use runtime::{planted, probe};
 use std::ops::Range;
 
 use crate::commands::{Page, UploadLine};
 use crate::rows::{ChecksumHead, Read, UploadRow, VersionHead, decode, decode_head, unreadable};
-use crate::{Error, ListQuery, Listed, ListedVersion, UploadQuery, VersionQuery, bucket, keys};
+use crate::{Error, ListQuery, Listed, ListedVersion, Upload, UploadQuery, VersionQuery, bucket, keys};
 
 /// A page ends early when the rows that were read reach this.
 const WORK_BYTES: usize = 16 << 20;
@@ -99,7 +100,11 @@ pub(crate) fn uploads(rows: &impl Read, bucket: BucketId, query: &UploadQuery) -
     if let Some(after) = &query.after_key {
         walk.start_after(after, query.after_upload.map(|upload| keys::upload(bucket, after, upload)));
     }
-    walk.run(rows, UploadLine::Prefix, |row, _, value| Ok(Judged::Entry(UploadLine::Upload(decode::<UploadRow>(row, value)?.upload))))
+    walk.run(rows, UploadLine::Prefix, |row, _, value| {
+        // Of what the object will have a listing says nothing, and there may be a lot of it.
+        let upload = Upload { headers: Headers::default(), tags: Vec::new(), ..decode::<UploadRow>(row, value)?.upload };
+        Ok(Judged::Entry(UploadLine::Upload(upload)))
+    })
 }
 
 fn kind(checksum: Option<ChecksumHead<'_>>) -> Option<(protocol::ChecksumKind, bool)> {
