@@ -79,7 +79,10 @@ enum Attempt {
     Missing(String),
     /// Not yet: ask the same again in a moment.
     Later(String),
+    /// The group takes no more.
     Busy,
+    /// The node takes no more, whatever it is asked: another one may.
+    NodeBusy(String),
     Unknown(String),
     TooOld,
     /// Refused for good.
@@ -129,6 +132,7 @@ impl Client {
         let mut unknown: Option<String> = None;
         let mut tour = self.tour(group)?;
         let mut reason = "no time was left".to_owned();
+        let mut busy = false;
         while time::now() < deadline {
             let place = tour.place();
             let meta = encode(&Propose { group, replica: place.replica, session: word });
@@ -142,6 +146,10 @@ impl Client {
                 Attempt::Elsewhere(hint, why) => {
                     reason = why;
                     self.go_on(&mut tour, hint, deadline).await;
+                }
+                Attempt::NodeBusy(why) => {
+                    (reason, busy) = (why, true);
+                    self.go_on(&mut tour, None, deadline).await;
                 }
                 Attempt::Missing(why) | Attempt::Later(why) => {
                     reason = why;
@@ -171,6 +179,7 @@ impl Client {
         }
         Err(match unknown {
             Some(reason) => Error::Unknown { group, reason },
+            None if busy => Error::Busy { group },
             None => Error::Unavailable { group, reason },
         })
     }
@@ -197,6 +206,10 @@ impl Client {
                 }
                 Attempt::Busy => {
                     busy = true;
+                    self.go_on(&mut tour, None, deadline).await;
+                }
+                Attempt::NodeBusy(why) => {
+                    (reason, busy) = (why, true);
                     self.go_on(&mut tour, None, deadline).await;
                 }
                 Attempt::Unknown(why) => {
@@ -269,7 +282,7 @@ impl Client {
         let received = match self.send(place.node, method, meta, body, until).await {
             Ok(received) => received,
             Err(rpc::Error::Unreachable { reason, .. }) => return Attempt::Elsewhere(None, reason),
-            Err(rpc::Error::Busy { to }) => return Attempt::Elsewhere(None, format!("node {to} is busy")),
+            Err(rpc::Error::Busy { to }) => return Attempt::NodeBusy(format!("node {to} is busy")),
             Err(rpc::Error::Unknown { reason, .. }) => return Attempt::Unknown(reason),
         };
         match decode::<Answer>(&received.meta) {

@@ -61,6 +61,9 @@ pub struct HostDrive {
     pub bootstrap: Bootstrap,
 }
 
+/// What redb needs to work with, in bytes: some hundred pages.
+const CACHE_BYTES_MIN: usize = 512 << 10;
+
 /// What can be tuned. The same for all replicas of a group where it says so.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -68,7 +71,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Segments of a drive's log beyond which whatever pins the oldest one is written forward.
     pub segments_max: usize,
-    /// Memory that redb may use for each replica, in bytes.
+    /// Memory for pages of the databases of all replicas of a node, in bytes. Each has the same share, 512 KiB at least; one that comes
+    /// later has as much.
     pub cache_bytes: usize,
     /// Raft's unit of time.
     pub tick: Duration,
@@ -97,7 +101,7 @@ impl Default for Settings {
         Settings {
             segment_bytes: 16 << 20,
             segments_max: 4,
-            cache_bytes: 2 << 20,
+            cache_bytes: 256 << 20,
             tick: Duration::from_millis(100),
             election_ticks: 10,
             heartbeat_ticks: 3,
@@ -109,6 +113,13 @@ impl Default for Settings {
             snapshot_page_bytes: 1 << 20,
             snapshot_idle: Duration::from_secs(30),
         }
+    }
+}
+
+impl Settings {
+    /// With the share of each of `replicas` in what all replicas of a node have together.
+    fn shared_by(self, replicas: usize) -> Settings {
+        Settings { cache_bytes: (self.cache_bytes / replicas.max(1)).max(CACHE_BYTES_MIN), ..self }
     }
 }
 
@@ -272,6 +283,7 @@ impl Host {
     ) -> (Host, Vec<(DriveId, Error)>) {
         let node = rpc.node();
         let founding: BTreeMap<GroupId, GroupSpec> = groups.into_iter().map(|spec| (spec.group, spec)).collect();
+        let settings = settings.shared_by(founding.values().flat_map(|spec| &spec.voters).filter(|voter| voter.node == node).count());
         let mut failed = Vec::new();
         let mut opened = Vec::new();
         let mut homes = BTreeMap::new();

@@ -39,6 +39,12 @@ const CAUGHT_UP_ENTRIES: u64 = 128;
 const VERSION_TICKS: u64 = 16;
 /// Ticks in which a leader that will not stay a voter tries to hand leadership over.
 const HANDOVER_TICKS: u64 = 30;
+/// A leader's drive may be this much later than those of a majority of the others: longer than a checkpoint holds up a sound one.
+const SLOW_DRIVE: Duration = Duration::from_millis(500);
+/// Between two times that a replica hands leadership over because of its drive: the next one may be as slow.
+const SLOW_DRIVE_PAUSE: Duration = Duration::from_secs(10);
+/// What is answered while nobody knows whose state is the right one.
+const DISPUTED: &str = "its replicas hold different states, and no majority agrees on one";
 
 /// Who waits for an answer of the state machine.
 pub(crate) type Waiter = oneshot::Sender<(Answer, Bytes)>;
@@ -128,6 +134,13 @@ pub(crate) struct Replica {
     pub heard: BTreeMap<u64, BTreeMap<ReplicaId, u64>>,
     pub last_mark_sent: u64,
     pub diverged: bool,
+    /// Others hold another state at some mark, and no majority is known to hold this replica's: it takes nothing and answers nothing, until
+    /// the voters that are not heard of decide.
+    pub disputed: bool,
+    /// While its drive is behind those of a majority of the others: up to where they were then, and since when.
+    outrun: Option<(u64, Instant)>,
+    /// When it last handed leadership over because of that.
+    handed_over: Option<Instant>,
     /// What it was healed of in this life.
     pub healed: Option<String>,
     /// When, and how patiently.
@@ -206,6 +219,9 @@ impl Replica {
             read_sequence: 0,
             heard: BTreeMap::new(),
             diverged: false,
+            disputed: false,
+            outrun: None,
+            handed_over: None,
             healed: None,
             healed_at: None,
             offered: BTreeMap::new(),
@@ -247,8 +263,60 @@ impl Replica {
         }
     }
 
+    /// Raft took a snapshot, and it is not switched to yet.
+    pub(crate) fn takes_snapshot(&self) -> bool {
+        self.switching.is_some() || self.waiting.iter().any(|waiting| waiting.snapshot.is_some())
+    }
+
+    /// A tick of Raft's clock at `now`. True if Raft has something to say.
+    ///
+    /// Raft's time stands still while a snapshot is switched to: a replica that stood for election then would look for the entries between
+    /// what it has applied and what it knows to be committed, which the snapshot has in their place, and raft-rs panics.
+    pub(crate) fn tick(&mut self, now: Instant) -> bool {
+        if self.takes_snapshot() {
+            runtime::probe!("consensus-tick-while-switching");
+            return false;
+        }
+        let leaves = self.leave_slow_drive(now);
+        self.raw.tick() || leaves
+    }
+
+    /// A leader whose own drive has not synced for [`SLOW_DRIVE`] what a majority of the others has long synced hands leadership over: it
+    /// answers nobody before its own drive has. Nothing is measured but the others' drives, so none leaves where all are slow.
+    fn leave_slow_drive(&mut self, now: Instant) -> bool {
+        let (committed, persisted) = (self.raw.raft.raft_log.committed, self.raw.raft.raft_log.persisted);
+        if !self.leads() || committed <= persisted {
+            self.outrun = None;
+            return false;
+        }
+        let (index, since) = *self.outrun.get_or_insert((committed, now));
+        if index <= persisted {
+            self.outrun = Some((committed, now));
+            return false;
+        }
+        let late = now.saturating_duration_since(since);
+        let lately = self.handed_over.is_some_and(|at| now.saturating_duration_since(at) < SLOW_DRIVE_PAUSE);
+        if late < SLOW_DRIVE || lately || self.raw.raft.lead_transferee.is_some() {
+            return false;
+        }
+        self.handed_over = Some(now);
+        let Some(successor) = self.successor() else { return false };
+        runtime::probe!("consensus-leader-left-its-slow-drive");
+        tracing::warn!(replica = %self.key, late_ms = late.as_millis(), successor, "its drive is slower than those of the others; handing leadership over");
+        self.raw.transfer_leader(successor);
+        true
+    }
+
     /// Propose an encoded command; the waiter is answered when it is applied, or certainly never will be.
     pub(crate) fn propose(&mut self, data: Vec<u8>, waiter: Waiter) {
+        // Whoever asked has given up. It was never taken, so it is as if it had never come.
+        if waiter.is_closed() {
+            return;
+        }
+        if self.disputed {
+            let _ = waiter.send((Answer::Failed, Bytes::from_static(DISPUTED.as_bytes())));
+            return;
+        }
         if !self.leads() {
             let _ = waiter.send((Answer::NotLeader { leader: self.leader() }, Bytes::new()));
             return;
@@ -475,7 +543,9 @@ impl Replica {
 
     /// Take a query; it is answered from a state at least as new as now.
     pub(crate) fn read(&mut self, query: Query) {
-        if self.leader().is_none() {
+        if self.disputed {
+            let _ = query.waiter.send((Answer::Failed, Bytes::from_static(DISPUTED.as_bytes())));
+        } else if self.leader().is_none() {
             let _ = query.waiter.send((Answer::NotLeader { leader: None }, Bytes::new()));
         } else if self.reads_new.len() >= READS_MAX {
             let _ = query.waiter.send((Answer::Busy, Bytes::new()));
@@ -561,9 +631,10 @@ impl Replica {
     }
 
     /// Compare hashes at the marks that this replica reached (I9). True if a majority of the group agrees on a hash
-    /// that this replica does not have.
+    /// that this replica does not have. Where no majority is known to agree, nothing is taken or answered any more.
     pub(crate) fn compare(&mut self) -> bool {
         let meta = self.state.meta();
+        self.disputed = false;
         for (index, hash) in &meta.marks {
             let Some(heard) = self.heard.get(index) else { continue };
             if heard.values().all(|other| other == hash) {
@@ -581,6 +652,8 @@ impl Replica {
                     return true;
                 }
             }
+            let own = usize::from(self.members.is_voter(self.key.replica)) + voters().filter(|other| *other == hash).count();
+            self.disputed |= own <= self.members.voters.len() / 2;
         }
         let oldest = meta.marks.first().map_or(0, |(index, _)| *index);
         self.heard = self.heard.split_off(&oldest);

@@ -20,10 +20,12 @@ use std::time::Duration;
 
 /// Most snapshots that a node holds frozen; each keeps old pages of its database from being reused.
 const FROZEN_MAX: usize = 64;
-/// The longest that one page is waited for.
+/// The longest that one page is waited for, and asked for again: a sender that is silent for longer may be gone, and another one offers.
+const PAGE_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest wait for one answer.
 const PAGE_WAIT: Duration = Duration::from_secs(5);
-/// Attempts for one page before the snapshot is given up.
-const PAGE_ATTEMPTS: usize = 3;
+/// Between two attempts for one page.
+const PAGE_PAUSE: Duration = Duration::from_millis(200);
 
 struct Held {
     frozen: Arc<Frozen>,
@@ -52,13 +54,14 @@ impl Offers {
             state_hash: meta.state_hash,
             marks: meta.marks.clone(),
         };
-        let mut held = self.held.lock().expect("no holder panics");
-        while held.len() >= FROZEN_MAX {
-            let oldest = held.iter().min_by_key(|(_, one)| one.last_used).map(|(token, _)| *token);
-            held.remove(&oldest.expect("not empty"));
-        }
-        held.insert(token, Held { frozen: Arc::new(frozen), disk, last_used: time::now() });
+        let one = Held { frozen: Arc::new(frozen), disk, last_used: time::now() };
+        self.held.lock().expect("no holder panics").insert(token, one);
         offer
+    }
+
+    /// Whether another one may be frozen. None that is being fetched makes room: it would have to begin anew.
+    pub(crate) fn has_room(&self) -> bool {
+        self.held.lock().expect("no holder panics").len() < FROZEN_MAX
     }
 
     /// Let go of what nobody asked for within `idle`.
@@ -158,9 +161,14 @@ pub(crate) async fn fetch(rpc: Rpc, from: NodeId, offer: SnapshotOffer, target: 
 
 async fn fetch_page(rpc: &Rpc, from: NodeId, request: PageRequest) -> Result<(Vec<(Bytes, Bytes)>, bool), Error> {
     let meta: Bytes = encode(&request).into();
-    let mut last = String::new();
-    for _ in 0..PAGE_ATTEMPTS {
-        match rpc.call(from, Class::Bulk, SNAPSHOT_PAGE, 0, meta.clone(), Vec::new(), time::now() + PAGE_WAIT).await {
+    let (mut last, mut attempts) = ("no time was left".to_owned(), 0);
+    let until = time::now() + PAGE_PATIENCE;
+    while time::now() < until {
+        attempts += 1;
+        if attempts == 2 {
+            runtime::probe!("consensus-snapshot-page-asked-again");
+        }
+        match rpc.call(from, Class::Bulk, SNAPSHOT_PAGE, 0, meta.clone(), Vec::new(), until.min(time::now() + PAGE_WAIT)).await {
             Ok(received) => {
                 return match decode(&received.meta) {
                     Ok(Page::Rows { count, done }) => match split_rows(received.body, count) {
@@ -174,7 +182,7 @@ async fn fetch_page(rpc: &Rpc, from: NodeId, request: PageRequest) -> Result<(Ve
             }
             Err(error) => last = error.to_string(),
         }
-        time::sleep(Duration::from_millis(200)).await;
+        time::sleep(PAGE_PAUSE).await;
     }
     Err(Error::of_sender(&last))
 }

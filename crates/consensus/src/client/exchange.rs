@@ -111,7 +111,7 @@ impl Client {
                     tour.note_silent(place.replica);
                     self.go_on(&mut tour, None, deadline).await;
                 }
-                Attempt::Busy | Attempt::TooOld => self.go_on(&mut tour, None, deadline).await,
+                Attempt::Busy | Attempt::NodeBusy(_) | Attempt::TooOld => self.go_on(&mut tour, None, deadline).await,
                 Attempt::Refused(reason) => return Err(Error::Unavailable { group, reason }),
             }
         }
@@ -145,7 +145,7 @@ impl Client {
                 Attempt::Refused(reason) => return Err(Error::Unavailable { group, reason }),
                 Attempt::Missing(_) => format!("node {} does not have drive {}", place.node, place.drive),
                 Attempt::Elsewhere(_, why) | Attempt::Unknown(why) | Attempt::Later(why) => why,
-                Attempt::Busy | Attempt::TooOld => "it is busy".to_owned(),
+                Attempt::Busy | Attempt::NodeBusy(_) | Attempt::TooOld => "it is busy".to_owned(),
             };
             if time::now() + STEP_PAUSE >= deadline {
                 return Err(Error::Unknown { group, reason });

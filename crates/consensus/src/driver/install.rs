@@ -12,6 +12,9 @@ use protocol::ReplicaId;
 use raft::eraftpb::Message;
 use runtime::disk;
 
+/// Snapshots that a drive fetches at once: each fills a database, and keeps a thread of the drive while it becomes durable.
+const FETCHES_MAX: usize = 1;
+
 impl Driver {
     /// An offer came in: fetch the rows before Raft sees it.
     pub(super) fn fetch(&mut self, key: Key, message: Message) {
@@ -26,7 +29,10 @@ impl Driver {
             self.dirty.insert(key);
             return;
         }
-        let Some(from) = from.filter(|_| !busy) else { return };
+        let fetches = self.replicas.values().filter(|replica| replica.fetching).count();
+        // Whoever comes later is offered it again.
+        let Some(from) = from.filter(|_| !busy && fetches < FETCHES_MAX) else { return };
+        let Some(replica) = self.replicas.get_mut(&key) else { return };
         runtime::probe!("consensus-snapshot-fetched");
         replica.fetching = true;
         let file = replica.next_file;
@@ -88,7 +94,9 @@ impl Driver {
     /// The manifest names the new state durably: now, and not before, the log is reset.
     pub(super) fn switched(&mut self, key: Key, result: Result<(), runtime::disk::Error>) {
         if let Err(error) = result {
-            return self.stop_of(key, &error.into());
+            self.stop_of(key, &error.into());
+            // Whether it stopped now or while the manifest was written: this was the job that it is held for.
+            return self.job_ended(key);
         }
         let Some(replica) = self.replicas.get_mut(&key) else { return self.job_ended(key) };
         let Some(switching) = replica.switching.take() else { return };

@@ -134,6 +134,8 @@ impl Driver {
                 runtime::probe!("consensus-append-refused-while-applying");
                 return;
             }
+            // It would stand for election, see `Replica::tick`.
+            MessageType::MsgTimeoutNow if replica.takes_snapshot() => return,
             MessageType::MsgSnapshot => {
                 self.fetch(key, message);
                 return;
@@ -189,7 +191,7 @@ impl Driver {
                 let (group, from, version) = (replica.key.group, replica.key.replica, replica.machine.version());
                 tell.push((leader.node, Note::Knows { group, to: leader.replica, from, version }));
             }
-            if replica.raw.tick() {
+            if replica.tick(now) {
                 self.dirty.insert(replica.key);
             }
             let dead: Vec<u64> = replica

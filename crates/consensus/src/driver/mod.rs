@@ -136,6 +136,8 @@ pub(crate) struct Driver {
     /// A term or vote is in the batch that is being gathered.
     votes: bool,
     durable_batch: u64,
+    /// Jobs under way that take long.
+    long_jobs: usize,
     dirty: BTreeSet<Key>,
     outgoing: BTreeMap<NodeId, Outgoing>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -176,6 +178,7 @@ impl Driver {
             urgent: false,
             votes: false,
             durable_batch: 0,
+            long_jobs: 0,
             outgoing: BTreeMap::new(),
             jobs: FuturesUnordered::new(),
             next_tick: time::now() + shared.settings.tick,
@@ -230,6 +233,12 @@ impl Driver {
         }
     }
 
+    /// There is room for another one: whoever waits for it looks again.
+    fn long_job_ended(&mut self) {
+        self.long_jobs -= 1;
+        self.dirty.extend(self.replicas.iter().filter(|(_, replica)| replica.checkpoint_wanted).map(|(key, _)| *key));
+    }
+
     fn finished(&mut self, done: Done) {
         match done {
             Done::Logged { log, batch, result } => {
@@ -246,8 +255,12 @@ impl Driver {
                 }
             }
             Done::Applied { key, result } => self.entries_applied(key, result),
-            Done::Checkpointed { key, result } => self.checkpointed(key, result),
+            Done::Checkpointed { key, result } => {
+                self.long_job_ended();
+                self.checkpointed(key, result);
+            }
             Done::Frozen { key, result } => {
+                self.long_job_ended();
                 let Some(replica) = self.replicas.get_mut(&key) else { return };
                 replica.freezing = false;
                 match result {

@@ -19,6 +19,9 @@ use std::time::Duration;
 
 /// Bytes of entries given to one apply job.
 const APPLY_JOB_BYTES: usize = 2 << 20;
+/// Jobs at once that keep a thread of the drive for long: checkpoints, and snapshots that are being offered. The drive has few threads
+/// (`runtime::disk`), and the log needs one at any time.
+const LONG_JOBS_MAX: usize = 2;
 
 impl Driver {
     pub(super) fn ready(&mut self, key: Key) {
@@ -122,7 +125,8 @@ impl Driver {
     /// Send: a batch is durable, so Raft may count on it, and what waited for it may leave.
     pub(super) fn batch_durable(&mut self) {
         self.members_durable();
-        let keys: Vec<Key> = self.replicas.keys().copied().collect();
+        let waiting = self.replicas.iter().filter(|(_, replica)| !replica.waiting.is_empty());
+        let keys: Vec<Key> = waiting.map(|(key, _)| *key).collect();
         for key in keys {
             let Some(replica) = self.replicas.get_mut(&key) else { continue };
             let mut messages = Vec::new();
@@ -155,8 +159,12 @@ impl Driver {
                 Done::Queried { key, result }
             }));
         }
-        if replica.raw.store().take_wanted() && !replica.freezing {
+        if replica.freezing {
+            // The one that is coming will do.
+            replica.raw.store().take_wanted();
+        } else if self.long_jobs < LONG_JOBS_MAX && self.shared.offers.has_room() && replica.raw.store().take_wanted() {
             replica.freezing = true;
+            self.long_jobs += 1;
             let (state, shared, run) = (replica.state.clone(), self.shared.clone(), disk.clone());
             self.jobs.push(Box::pin(async move {
                 let held = run.clone();
@@ -203,8 +211,9 @@ impl Driver {
                 waypoint("consensus-snapshot-before-log-reset").await;
                 Done::Switched { key, result }
             }));
-        } else if replica.checkpoint_wanted && replica.applied > replica.durable {
+        } else if replica.checkpoint_wanted && replica.applied > replica.durable && self.long_jobs < LONG_JOBS_MAX {
             replica.job = true;
+            self.long_jobs += 1;
             replica.checkpoint_wanted = false;
             let state = replica.state.clone();
             self.jobs.push(Box::pin(async move {

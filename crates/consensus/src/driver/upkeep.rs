@@ -2,12 +2,14 @@
 
 use super::order::record_of;
 use super::{Done, Driver, Hope, Stopped};
+use crate::host::Settings;
 use crate::log::Key;
 use crate::refetch::Patient;
 use crate::state::{Error, Meta, catching};
 use futures::StreamExt;
 use runtime::disk;
 use runtime::time::{self, Instant};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Why a replica stops.
@@ -24,25 +26,38 @@ pub(super) enum Stop {
     Newer,
 }
 
+/// The largest of `replicas`, by their bytes, that give back `bytes` together if `tail` of each stays; all that give anything, if that is not
+/// enough.
+fn chosen(mut replicas: Vec<(usize, Key)>, mut bytes: usize, tail: usize) -> BTreeSet<Key> {
+    replicas.sort_unstable_by(|one, other| other.cmp(one));
+    let mut chosen = BTreeSet::new();
+    for (has, key) in replicas.into_iter().take_while(|(has, _)| *has > tail) {
+        if bytes == 0 {
+            break;
+        }
+        bytes = bytes.saturating_sub(has - tail);
+        chosen.insert(key);
+    }
+    chosen
+}
+
 impl Driver {
     /// Bound what grows: memory and drive space of the log, and the time until a state is durable.
     pub(super) fn relieve(&mut self, now: Instant) {
         let settings = &self.shared.settings;
         let crowded = self.log.as_ref().is_some_and(|log| log.segments() > settings.segments_max);
         let pinning = if crowded { self.log.as_ref().map(|log| log.pinned_by()).unwrap_or_default() } else { Vec::new() };
-        let total: usize = self.replicas.values().map(|replica| replica.raw.store().bytes()).sum();
-        let largest = self.replicas.values().filter(|replica| replica.applied > replica.raw.store().start.index);
-        let largest = largest.max_by_key(|replica| replica.raw.store().bytes()).map(|replica| replica.key);
+        let heaviest = self.heaviest();
         for replica in self.replicas.values_mut() {
             let old = replica.dirty_since.is_some_and(|since| now.saturating_duration_since(since) >= settings.checkpoint_after);
             let full = replica.applied_bytes >= settings.checkpoint_bytes;
-            let heavy = total > settings.log_memory_bytes && largest == Some(replica.key);
+            let heavy = heaviest.contains(&replica.key);
             let pins = pinning.contains(&replica.key);
             let ahead = replica.applied > replica.durable;
-            if old || full || (heavy && ahead) || (pins && ahead) {
+            if old || full || heavy || (pins && ahead) {
                 replica.checkpoint_wanted = true;
                 self.dirty.insert(replica.key);
-            } else if pins && replica.switching.is_none() {
+            } else if pins && replica.switching.is_none() && !runtime::planted("idle-tail-not-written-forward") {
                 runtime::probe!("consensus-log-tail-written-forward");
                 let store = replica.raw.mut_store();
                 let start = store.cut(replica.durable, 0);
@@ -61,19 +76,38 @@ impl Driver {
         }
     }
 
+    /// Replicas, those with most entries first, whose checkpoints bring the entries of this drive back to the memory that they may take.
+    fn heaviest(&self) -> BTreeSet<Key> {
+        let max = self.shared.settings.log_memory_bytes;
+        let total: usize = self.replicas.values().map(|replica| replica.raw.store().bytes()).sum();
+        if total <= max {
+            return BTreeSet::new();
+        }
+        // Only entries that are applied and not durable in the state yet can be cut by a checkpoint.
+        let ahead = self.replicas.values().filter(|replica| replica.applied > replica.durable);
+        chosen(ahead.map(|replica| (replica.raw.store().bytes(), replica.key)).collect(), total - max, self.tail_bytes())
+    }
+
+    /// Bytes of entries that each replica keeps behind its checkpoint: all together they take a part of the memory for entries.
+    fn tail_bytes(&self) -> usize {
+        let Settings { tail_bytes, log_memory_bytes, .. } = self.shared.settings;
+        tail_bytes.min(log_memory_bytes / 2 / self.replicas.len().max(1))
+    }
+
     /// A checkpoint is durable: the log may begin behind it.
     pub(super) fn checkpointed(&mut self, key: Key, result: Result<Meta, Error>) {
         let meta = match result {
             Ok(meta) => meta,
             Err(error) => return self.stop_of(key, &error),
         };
+        let tail = self.tail_bytes();
         let Some(replica) = self.replicas.get_mut(&key) else { return };
         replica.job = false;
         replica.durable = meta.applied;
         replica.applied_bytes = 0;
         replica.dirty_since = (replica.applied > meta.applied).then(time::now);
         self.dirty.insert(key);
-        if let Some(start) = replica.raw.mut_store().cut(meta.applied, self.shared.settings.tail_bytes) {
+        if let Some(start) = replica.raw.mut_store().cut(meta.applied, tail) {
             record_of(&mut self.forming, key).start = Some(start);
             self.urgent = true;
         }
@@ -174,5 +208,23 @@ impl Driver {
             }
         }
         let _ = done.send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::{GroupId, ReplicaId};
+
+    #[test]
+    fn the_largest_give_back_as_much_as_is_needed() {
+        let key = |group| Key { group: GroupId(group), replica: ReplicaId(1) };
+        let replicas = || vec![(100, key(1)), (900, key(2)), (500, key(3)), (90, key(4))];
+        let told = |bytes, tail| chosen(replicas(), bytes, tail).into_iter().map(|key| key.group.0).collect::<Vec<_>>();
+        assert_eq!(told(0, 100), [0; 0]);
+        assert_eq!(told(1, 100), [2]);
+        assert_eq!(told(800, 100), [2]);
+        assert_eq!(told(801, 100), [2, 3]);
+        assert_eq!(told(10_000, 95), [1, 2, 3], "the tails of small ones stay");
     }
 }

@@ -1,4 +1,4 @@
-//! What a leader takes when it is busy.
+//! What a replica takes, and when it waits.
 
 use super::*;
 use crate::host::GroupSpec;
@@ -20,17 +20,22 @@ impl StateMachine for Machine {
     }
 }
 
-/// The leader of three voters of whom the others do not answer.
-fn lonely_leader() -> Replica {
+/// One of three voters, whose state hash was `marks` at those indexes.
+fn voter(marks: &[(u64, u64)]) -> Replica {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
     let key = Key { group: GroupId(1), replica: ReplicaId(1) };
     let place = |id| ReplicaPlace { replica: ReplicaId(id), node: NodeId(id), drive: DriveId(id) };
     let members = Members::founding(&GroupSpec { group: key.group, voters: (1..=3).map(place).collect() });
-    let meta = Meta { key, applied: 0, term: 0, members, state_hash: 0, marks: Vec::new() };
+    let meta = Meta { key, applied: 0, term: 0, members, state_hash: 0, marks: marks.to_vec() };
     let state = State::create(&disk, "raft/state", 1 << 20, 1024, meta).unwrap();
     let (hard, start, entries) = (Hard::default(), Start::default(), Vec::new());
     let opened = Opened { key, machine: Arc::new(Machine), state, file: 1, hard, start, entries };
-    let mut replica = Replica::new(opened, &Settings::default()).unwrap();
+    Replica::new(opened, &Settings::default()).unwrap()
+}
+
+/// The leader of three voters of whom the others do not answer.
+fn lonely_leader() -> Replica {
+    let mut replica = voter(&[]);
     replica.raw.raft.become_candidate();
     replica.raw.raft.become_leader();
     replica
@@ -67,4 +72,120 @@ fn a_group_that_is_busy_with_commands_still_takes_a_change() {
     // By their number, and by their bytes.
     assert_eq!(change_under_load(1), None);
     assert_eq!(change_under_load(1 << 20), None);
+}
+
+#[test]
+fn raft_stands_still_while_a_snapshot_is_switched_to() {
+    let offered = || {
+        let mut replica = voter(&[]);
+        let mut message = Message::default();
+        message.set_msg_type(raft::eraftpb::MessageType::MsgSnapshot);
+        (message.from, message.to, message.term) = (2, 1, 3);
+        let metadata = message.mut_snapshot().mut_metadata();
+        (metadata.index, metadata.term) = (9, 3);
+        metadata.set_conf_state(replica.members.to_raft());
+        replica.raw.step(message).unwrap();
+        let ready = replica.raw.ready();
+        assert!(!ready.snapshot().is_empty());
+        let start = Start { index: 9, term: 3 };
+        replica.raw.mut_store().reset(start);
+        let number = ready.number();
+        replica.raw.advance_append_async(ready);
+        (replica, Switching { number, start, hard: None, entries: Vec::new(), messages: Vec::new(), fetched: None })
+    };
+    let (mut replica, switching) = offered();
+    replica.switching = Some(switching);
+    let now = runtime::time::now();
+    (0..100).for_each(|_| assert!(!replica.tick(now)));
+    replica.switching = None;
+    replica.waiting.push_back(Waiting { number: 1, batch: 1, messages: Vec::new(), snapshot: Some(9) });
+    (0..100).for_each(|_| assert!(!replica.tick(now)));
+    assert_eq!(replica.raw.raft.state, StateRole::Follower);
+    // That this is needed: if it fails, raft-rs has learned to bear it.
+    let (mut replica, _) = offered();
+    let ticks = std::panic::AssertUnwindSafe(|| (0..100).for_each(|_| _ = replica.raw.tick()));
+    assert!(std::panic::catch_unwind(ticks).is_err());
+}
+
+#[test]
+fn a_leader_whose_drive_is_slower_than_the_others_hands_over() {
+    let mut replica = lonely_leader();
+    let mut ready = replica.raw.ready();
+    let entries = ready.take_entries();
+    let last = entries.last().unwrap().index;
+    replica.raw.mut_store().append(&entries);
+    let number = ready.number();
+    replica.raw.advance_append_async(ready);
+    let now = runtime::time::now();
+    let late = now + SLOW_DRIVE + SLOW_DRIVE_PAUSE;
+    replica.tick(now);
+    replica.tick(late);
+    assert_eq!(replica.raw.raft.lead_transferee, None, "nobody else has it either");
+    for peer in [2, 3] {
+        let mut message = Message::default();
+        message.set_msg_type(raft::eraftpb::MessageType::MsgAppendResponse);
+        (message.from, message.to, message.term, message.index) = (peer, 1, replica.raw.raft.term, last);
+        replica.raw.step(message).unwrap();
+    }
+    assert_eq!(replica.raw.raft.raft_log.committed, last);
+    replica.tick(late);
+    replica.tick(late + SLOW_DRIVE / 2);
+    assert_eq!(replica.raw.raft.lead_transferee, None, "not yet");
+    let mut healthy = replica;
+    healthy.raw.on_persist_ready(number);
+    healthy.tick(late + SLOW_DRIVE);
+    assert_eq!(healthy.raw.raft.lead_transferee, None, "its drive has it now");
+}
+
+#[test]
+fn a_slow_drive_is_left_once_in_a_while() {
+    let mut replica = lonely_leader();
+    let mut ready = replica.raw.ready();
+    let entries = ready.take_entries();
+    replica.raw.mut_store().append(&entries);
+    replica.raw.advance_append_async(ready);
+    for peer in [2, 3] {
+        let mut message = Message::default();
+        message.set_msg_type(raft::eraftpb::MessageType::MsgAppendResponse);
+        (message.from, message.to, message.term, message.index) = (peer, 1, replica.raw.raft.term, entries.last().unwrap().index);
+        replica.raw.step(message).unwrap();
+    }
+    let now = runtime::time::now();
+    replica.tick(now);
+    replica.tick(now + SLOW_DRIVE);
+    assert!(replica.raw.raft.lead_transferee.is_some());
+    replica.raw.raft.lead_transferee = None;
+    replica.tick(now + 2 * SLOW_DRIVE);
+    assert_eq!(replica.raw.raft.lead_transferee, None, "whoever it was given to may be as slow");
+    replica.tick(now + SLOW_DRIVE + SLOW_DRIVE_PAUSE);
+    assert!(replica.raw.raft.lead_transferee.is_some());
+}
+
+#[test]
+fn nothing_is_taken_while_no_majority_agrees_on_a_state() {
+    let mut replica = voter(&[(1024, 7)]);
+    let told = |replica: &mut Replica, hashes: &[(u64, u64)]| {
+        replica.heard.insert(1024, hashes.iter().map(|(from, hash)| (ReplicaId(*from), *hash)).collect());
+        (replica.compare(), replica.disputed)
+    };
+    assert_eq!(told(&mut replica, &[(2, 7)]), (false, false));
+    assert_eq!(told(&mut replica, &[(2, 8)]), (false, true));
+    let (waiter, mut wait) = oneshot::channel();
+    replica.propose(vec![1], waiter);
+    assert_eq!(outcome(&mut wait), Some(Answer::Failed));
+    let (waiter, mut wait) = oneshot::channel();
+    replica.read(Query { query: Bytes::new(), since: runtime::time::now(), waiter });
+    assert_eq!(outcome(&mut wait), Some(Answer::Failed));
+    assert_eq!(told(&mut replica, &[(2, 8), (3, 7)]), (false, false), "the third one decides");
+    assert!(told(&mut replica, &[(2, 8), (3, 8)]).0, "this one stops");
+}
+
+#[test]
+fn a_command_whose_caller_is_gone_is_not_taken() {
+    let mut replica = lonely_leader();
+    let last = replica.raw.raft.raft_log.last_index();
+    let (waiter, wait) = oneshot::channel();
+    drop(wait);
+    replica.propose(vec![1], waiter);
+    assert_eq!(replica.raw.raft.raft_log.last_index(), last);
 }
