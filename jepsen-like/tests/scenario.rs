@@ -145,9 +145,10 @@ fn losses_are_expected_beyond_the_budget_and_nowhere_else() {
 
 #[test]
 fn knobs_are_read() {
-    let knobs = "[knobs]\npartitions = 2\nblob_bytes = \"64KiB\"\ndrive_bytes = \"1GiB\"\nlatency = \"1ms..20ms\"\n[expect]";
+    let knobs = "[knobs]\npartitions = 2\nblob_bytes = \"64KiB\"\ndrive_bytes = \"1GiB\"\nlog_tail_bytes = \"0\"\nlatency = \"1ms..20ms\"\n[expect]";
     let read = Scenario::parse("x", &GOOD.replacen("[expect]", knobs, 1)).unwrap().knobs;
     assert_eq!((read.partitions, read.blob_bytes, read.drive_bytes), (Some(2), Some(64 << 10), Some(1 << 30)));
+    assert_eq!((read.log_tail_bytes, read.log_segment_bytes, read.checkpoint_bytes), (Some(0), None, None));
     assert_eq!(read.latency, Some(Duration::from_millis(1)..=Duration::from_millis(20)));
     assert!(refused("[expect]", "[knobs]\nblob_bytes = \"1..2\"\n[expect]").contains("line 45: one size, not a range"));
     assert!(refused("[expect]", "[knobs]\npartitions = 0\n[expect]").contains("line 45: partitions is between 1 and 1000"));

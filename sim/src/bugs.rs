@@ -148,7 +148,8 @@ impl Hunt {
 
     fn judge(&mut self, place: u64, with: &BTreeSet<String>) {
         let Some(Plain::Ended { fails, .. }) = self.plain.get(&self.order.at(place)) else { return };
-        if let Some(check) = with.difference(fails).next()
+        let conclusive = |check: &&String| !processes::INCONCLUSIVE.contains(&check.as_str());
+        if let Some(check) = with.difference(fails).find(conclusive)
             && self.found.as_ref().is_none_or(|(lowest, _)| place < *lowest)
         {
             self.found = Some((place, check.clone()));
@@ -254,6 +255,15 @@ mod tests {
         let mut hunt = hunt(4);
         assert_eq!(drive(&mut hunt, |_| outcome(&["slow"])), 4);
         assert_eq!(hunt.verdict(), "bug missed (4 seeds; its code was reached in 4 of them)");
+    }
+
+    #[test]
+    fn a_run_that_was_not_made_or_took_too_long_finds_nothing() {
+        for check in processes::INCONCLUSIVE {
+            let mut hunt = hunt(4);
+            drive(&mut hunt, |run| if run.bugs.is_empty() { outcome(&[]) } else { outcome(&[check]) });
+            assert_eq!(hunt.found, None, "{check}");
+        }
     }
 
     #[test]

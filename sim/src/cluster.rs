@@ -206,6 +206,8 @@ fn consensus_settings(knobs: &Knobs) -> settings::ConsensusSettings {
         tail_bytes: knobs.tail_bytes,
         segment_bytes: knobs.segment_bytes,
         snapshot_page_bytes: knobs.snapshot_page_bytes,
+        // All nodes share one process.
+        cache_bytes: 16 << 20,
         ..settings::ConsensusSettings::default()
     }
 }

@@ -15,6 +15,12 @@ use crate::violation::Violation;
 const ERRORS_KEPT: usize = 4000;
 /// The check that a run comes to its end.
 const ENDED: &str = "run-ends";
+/// It took more wall time than it was given, perhaps because others had the processors.
+const TOO_LONG: &str = "killed-for-time";
+/// Its command line, or its scenario, is wrong.
+const NOT_RUN: &str = "not-run";
+/// What says nothing of the code that ran.
+pub const INCONCLUSIVE: [&str; 2] = [TOO_LONG, NOT_RUN];
 
 /// What is run.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -146,12 +152,15 @@ fn follow(mut child: Child, limit: Duration) -> Outcome {
     };
     let (printed, errors) = (printed.join().unwrap_or_default(), errors.join().unwrap_or_default());
     if killed {
-        return failed("killed-for-time", format!("killed after {} s", limit.as_secs()));
+        return failed(TOO_LONG, format!("killed after {} s", limit.as_secs()));
     }
     // Its last line; libraries may print before it.
     match printed.lines().last().map(serde_json::from_str::<Outcome>) {
         Some(Ok(outcome)) => outcome,
-        _ => failed(ENDED, format!("no outcome, {status}: {}", errors.trim().replace('\n', " | "))),
+        _ => {
+            let check = if status.code() == Some(2) { NOT_RUN } else { ENDED };
+            failed(check, format!("no outcome, {status}: {}", errors.trim().replace('\n', " | ")))
+        }
     }
 }
 

@@ -44,6 +44,12 @@ pub struct Knobs {
     pub gateway_bytes_max: Option<u64>,
     /// Capacity of a drive.
     pub drive_bytes: Option<u64>,
+    /// Bytes of a segment of the log of a drive's replicas.
+    pub log_segment_bytes: Option<u64>,
+    /// Bytes of that log that a replica keeps behind its checkpoint for others who lag: one who lacks more takes a snapshot.
+    pub log_tail_bytes: Option<u64>,
+    /// Bytes of applied commands after which a replica makes its state durable.
+    pub checkpoint_bytes: Option<u64>,
     /// Of a link, one way.
     pub latency: Option<RangeInclusive<Duration>>,
 }
@@ -102,6 +108,9 @@ pub(super) struct KnobsTable {
     inline_bytes_max: Option<Spanned<ByteRange>>,
     gateway_bytes_max: Option<Spanned<ByteRange>>,
     drive_bytes: Option<Spanned<ByteRange>>,
+    log_segment_bytes: Option<Spanned<ByteRange>>,
+    log_tail_bytes: Option<Spanned<ByteRange>>,
+    checkpoint_bytes: Option<Spanned<ByteRange>>,
     latency: Option<TimeRange>,
 }
 
@@ -113,8 +122,9 @@ impl KnobsTable {
         {
             return Some((partitions.span().start, "partitions is between 1 and 1000".to_owned()));
         }
-        let sizes = [&self.blob_bytes, &self.inline_bytes_max, &self.gateway_bytes_max, &self.drive_bytes];
-        let wide = sizes.into_iter().flatten().find(|size| size.get_ref().0.start() != size.get_ref().0.end());
+        let of_objects = [&self.blob_bytes, &self.inline_bytes_max, &self.gateway_bytes_max, &self.drive_bytes];
+        let of_logs = [&self.log_segment_bytes, &self.log_tail_bytes, &self.checkpoint_bytes];
+        let wide = of_objects.into_iter().chain(of_logs).flatten().find(|size| size.get_ref().0.start() != size.get_ref().0.end());
         wide.map(|size| (size.span().start, "one size, not a range".to_owned()))
     }
 }
@@ -128,6 +138,9 @@ impl From<KnobsTable> for Knobs {
             inline_bytes_max: one(table.inline_bytes_max),
             gateway_bytes_max: one(table.gateway_bytes_max),
             drive_bytes: one(table.drive_bytes),
+            log_segment_bytes: one(table.log_segment_bytes),
+            log_tail_bytes: one(table.log_tail_bytes),
+            checkpoint_bytes: one(table.checkpoint_bytes),
             latency: table.latency.map(|latency| latency.0),
         }
     }

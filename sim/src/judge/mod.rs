@@ -8,6 +8,7 @@ mod drives;
 mod fences;
 mod ledger;
 mod liveness;
+mod log_files;
 mod logs;
 mod memory;
 mod panics;
@@ -199,6 +200,7 @@ impl Judge {
         };
         let mut found = replicas::compare(&self.cluster, &self.drives, &touched, placed).await;
         found.extend(replicas::compare_rows(&self.cluster, &touched).await);
+        found.extend(log_files::judge(&self.cluster, &self.drives, &touched).await);
         if self.scenario.expect.memory_bounded {
             found.extend(memory::judge(&self.cluster).await);
         }

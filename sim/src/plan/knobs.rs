@@ -84,6 +84,9 @@ impl Knobs {
         knobs.inline_bytes_max = size(fixed.inline_bytes_max, knobs.inline_bytes_max);
         knobs.gateway_bytes_max = size(fixed.gateway_bytes_max, knobs.gateway_bytes_max);
         knobs.drive_bytes = fixed.drive_bytes.unwrap_or(knobs.drive_bytes);
+        knobs.segment_bytes = fixed.log_segment_bytes.unwrap_or(knobs.segment_bytes);
+        knobs.tail_bytes = size(fixed.log_tail_bytes, knobs.tail_bytes);
+        knobs.checkpoint_bytes = size(fixed.checkpoint_bytes, knobs.checkpoint_bytes);
         if let Some(partitions) = fixed.partitions {
             knobs.partitions = u16::try_from(partitions).expect("a scenario has at most 1000");
         }
