@@ -1,8 +1,10 @@
 //! Partitions at scale, over real folders and loopback: rates of put, get and list, memory, bytes on the drive, and the
-//! times of a restart and of a snapshot, at as many keys as are asked for.
+//! times of a restart after `kill -9` and of a snapshot, at as many keys as are asked for; and what idle groups cost.
 //!
 //! `cargo bench -p metadata --bench scale -- --keys 10000000`; `--help` names the rest. Prints one line per figure.
+//! The work is done in a child process, which is killed while it writes: whoever ends in order leaves nothing to be recovered.
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on ends")]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "starts a process and kills it")]
 
 fn main() {
     #[cfg(not(madsim))]
@@ -22,6 +24,7 @@ mod real {
     use std::cell::Cell;
     use std::collections::BTreeMap;
     use std::path::{Path, PathBuf};
+    use std::process::Command;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -38,18 +41,40 @@ mod real {
         clients: u64,
         /// Of each measurement of reads and of listings.
         seconds: u64,
+        /// Memory for pages of the databases of a node.
+        cache_mib: u64,
         folder: PathBuf,
+        /// Do all but the restart, then write until killed.
+        until_killed: bool,
+        /// Measure groups that nobody asks for anything, and nothing else.
+        idle: bool,
     }
 
-    const HELP: &str = "--keys N (10000)  --replicas N (1)  --partitions N (1)  --clients N (64)  --seconds N (5)  --folder PATH (a new one under the system's)";
+    const HELP: &str = "--keys N (10000)  --replicas N (1)  --partitions N (1)  --clients N (64)  --seconds N (5)  --cache-mib N (the default of a node)  --folder PATH (a new one under the system's)  --idle  --until-killed";
 
     /// `None`: help was asked for, or an argument is not known.
     fn options(temporary: &Path) -> Option<Options> {
-        let mut options = Options { keys: 10_000, replicas: 1, partitions: 1, clients: 64, seconds: 5, folder: temporary.to_owned() };
+        let cache_mib = Settings::default().cache_bytes as u64 >> 20;
+        let folder = temporary.to_owned();
+        let mut options = Options {
+            keys: 10_000,
+            replicas: 1,
+            partitions: 1,
+            clients: 64,
+            seconds: 5,
+            cache_mib,
+            folder,
+            until_killed: false,
+            idle: false,
+        };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
             // What the harness adds.
             if name == "--bench" || name == "--test" {
+                continue;
+            }
+            if name == "--until-killed" || name == "--idle" {
+                *if name == "--idle" { &mut options.idle } else { &mut options.until_killed } = true;
                 continue;
             }
             let value = arguments.next()?;
@@ -59,6 +84,7 @@ mod real {
                 "--partitions" => &mut options.partitions,
                 "--clients" => &mut options.clients,
                 "--seconds" => &mut options.seconds,
+                "--cache-mib" => &mut options.cache_mib,
                 "--folder" => {
                     options.folder = value.into();
                     continue;
@@ -73,7 +99,16 @@ mod real {
     impl Options {
         /// Of three nodes or more the last one starts when all is there: it shows what a snapshot takes.
         fn first_nodes(&self) -> u64 {
-            if self.replicas >= 3 { self.replicas - 1 } else { self.replicas }
+            if self.replicas >= 3 && !self.idle { self.replicas - 1 } else { self.replicas }
+        }
+
+        fn bucket(&self) -> BucketRef {
+            BucketRef { id: BUCKET, partitions: (1..=self.partitions).map(GroupId).collect() }
+        }
+
+        /// Stands when there is nothing left to do but to be killed.
+        fn mark(&self) -> PathBuf {
+            self.folder.join("done")
         }
     }
 
@@ -86,6 +121,7 @@ mod real {
     struct Cluster {
         folders: Vec<PathBuf>,
         groups: Vec<GroupSpec>,
+        settings: Settings,
         nodes: BTreeMap<u64, Node>,
     }
 
@@ -95,7 +131,8 @@ mod real {
             let voters: Vec<ReplicaPlace> = (1..=options.replicas).map(place).collect();
             let groups = (1..=options.partitions).map(|group| GroupSpec { group: GroupId(group), voters: voters.clone() }).collect();
             let folders = (1..=options.replicas).map(|node| options.folder.join(format!("node-{node}"))).collect();
-            Cluster { folders, groups, nodes: BTreeMap::new() }
+            let settings = Settings { cache_bytes: (options.cache_mib as usize) << 20, ..Settings::default() };
+            Cluster { folders, groups, settings, nodes: BTreeMap::new() }
         }
 
         async fn open(&mut self, node: u64, bootstrap: Bootstrap) {
@@ -122,7 +159,7 @@ mod real {
             };
             let drives = vec![HostDrive { drive: DriveId(node), disk, bootstrap }];
             let (host, failed) =
-                Host::open_with(Settings::default(), rpc.clone(), drives, self.groups.clone(), |_| Arc::new(Partition)).await;
+                Host::open_with(self.settings.clone(), rpc.clone(), drives, self.groups.clone(), |_| Arc::new(Partition)).await;
             assert!(failed.is_empty(), "{failed:?}");
             self.nodes.insert(node, Node { host, rpc, _listening: listening });
         }
@@ -226,49 +263,92 @@ mod real {
     pub(crate) fn main() {
         let temporary = tempfile::tempdir().unwrap();
         match options(temporary.path()) {
-            Some(options) => runtime::process::block_on(run(&options)),
+            Some(options) if options.until_killed => runtime::process::block_on(work(&options)),
+            Some(options) if options.idle => runtime::process::block_on(idle(&options)),
+            Some(options) => {
+                crash(&options);
+                runtime::process::block_on(restart(&options));
+            }
             None => println!("{HELP}"),
         }
     }
 
-    async fn run(options: &Options) {
+    /// The work, in a process of its own that is killed while it writes.
+    fn crash(options: &Options) {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(std::env::args().skip(1))
+            .arg("--folder")
+            .arg(&options.folder)
+            .arg("--until-killed")
+            .spawn()
+            .unwrap();
+        while !options.mark().exists() {
+            assert!(child.try_wait().unwrap().is_none(), "the process that does the work is gone");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        std::thread::sleep(Duration::from_secs(options.seconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// 4 KiB appended and synced, one after another, as often as the drive can: its syncs in a second.
+    fn bare_syncs(folder: &Path) -> f64 {
+        use std::io::Write;
+        let path = folder.join("bare");
+        let mut file = std::fs::File::create(&path).unwrap();
+        let (begun, mut count) = (time::now(), 0);
+        while time::now() - begun < Duration::from_secs(2) {
+            file.write_all(&[7; 4096]).unwrap();
+            file.sync_data().unwrap();
+            count += 1;
+        }
+        std::fs::remove_file(path).unwrap();
+        f64::from(count) / (time::now() - begun).as_secs_f64()
+    }
+
+    async fn work(options: &Options) {
+        let bare = bare_syncs(&options.folder);
         let mut cluster = Cluster::new(options);
         for node in 1..=options.first_nodes() {
             cluster.open(node, Bootstrap::First).await;
         }
-        let bucket = BucketRef { id: BUCKET, partitions: (1..=options.partitions).map(GroupId).collect() };
-        let client = Client::new(cluster.groups(), WRITER);
-        client.open_bucket(&bucket, 1, late()).await.unwrap();
+        let bucket = options.bucket();
+        let (client, bucket) = (&Client::new(cluster.groups(), WRITER), &bucket);
+        client.open_bucket(bucket, 1, late()).await.unwrap();
         line(
             "keys, replicas, partitions, clients",
             format!("{}, {}, {}, {}", options.keys, options.replicas, options.partitions, options.clients),
         );
 
-        fill(options, &client, &bucket).await;
+        fill(options, client, bucket, bare).await;
         line("resident, highest so far (all replicas), MiB", format!("{}, {}", memory_mib("VmRSS:"), memory_mib("VmHWM:")));
         // Of one node: the others hold the same.
         let folder = &cluster.folders[0];
         line("bytes on the drive of a replica per key: states", on_disk(folder, "g") / options.keys);
         line("logs on it, MiB", (on_disk(folder, "log-") + on_disk(folder, "spare-")) >> 20);
 
-        read(options, &client, &bucket).await;
-        list(options, &client, &bucket).await;
+        read(options, client, bucket).await;
+        list(options, client, bucket).await;
         line("resident, highest so far (all replicas), MiB", format!("{}, {}", memory_mib("VmRSS:"), memory_mib("VmHWM:")));
         if options.first_nodes() < options.replicas {
             snapshot(options, &mut cluster).await;
         }
-        // A client keeps its host's drives.
-        drop(client);
-        restart(options, &mut cluster, &bucket).await;
-        line("resident, highest so far (all replicas), MiB", format!("{}, {}", memory_mib("VmRSS:"), memory_mib("VmHWM:")));
+        std::fs::write(options.mark(), []).unwrap();
+        // Keys of their own: how many there are is not known.
+        let drawn = Cell::new(0);
+        let next = || Some(options.keys + drawn.replace(drawn.get() + 1));
+        measure(options.clients, next, |number| async move {
+            client.put(bucket, &key(number), record(number), Preconditions::default(), late()).await.unwrap();
+        })
+        .await;
     }
 
-    async fn fill(options: &Options, client: &Client, bucket: &BucketRef) {
+    async fn fill(options: &Options, client: &Client, bucket: &BucketRef, bare: f64) {
         let parts = 10.min(options.keys);
         let drawn = Cell::new(0);
         for part in 1..=parts {
             let below = options.keys * part / parts;
-            let begun = time::now();
+            let (begun, syncs) = (time::now(), runtime::disk::syncs());
             let next = || {
                 let number = drawn.get();
                 drawn.set((number + 1).min(below));
@@ -278,7 +358,16 @@ mod real {
                 client.put(bucket, &key(number), record(number), Preconditions::default(), late()).await.unwrap();
             })
             .await;
-            rates(&format!("put, up to {below} keys"), &times, time::now() - begun);
+            let took = time::now() - begun;
+            rates(&format!("put, up to {below} keys"), &times, took);
+            if part == parts {
+                // Of each replica; they share the machine, and its drive.
+                let synced = (runtime::disk::syncs() - syncs) as f64 / options.first_nodes() as f64;
+                let (each, batch) = (synced / took.as_secs_f64(), times.len() as f64 / synced);
+                let share = each / bare * 100.0;
+                line("a replica's syncs/s, commands for each", format!("{each:.0}, {batch:.1}"));
+                line("the bare drive's syncs/s, share of them", format!("{bare:.0}, {share:.0} %"));
+            }
         }
     }
 
@@ -314,20 +403,51 @@ mod real {
         );
     }
 
-    /// Everything ends as in a crash and starts again.
-    async fn restart(options: &Options, cluster: &mut Cluster, bucket: &BucketRef) {
-        cluster.nodes.clear();
+    /// All nodes start again after the kill.
+    async fn restart(options: &Options) {
+        let mut cluster = Cluster::new(options);
         let begun = time::now();
         for node in 1..=options.replicas {
             cluster.open(node, Bootstrap::Again).await;
         }
         let opened = time::now() - begun;
         let client = Client::new(cluster.groups(), WriterId(2));
-        assert!(client.get(bucket, &key(0), late()).await.unwrap().is_some());
+        assert!(client.get(&options.bucket(), &key(0), late()).await.unwrap().is_some());
         line(
-            "restart after a crash: opened, first answer, s",
+            "restart after kill -9: opened, first answer, s",
             format!("{:.2}, {:.2}", opened.as_secs_f64(), (time::now() - begun).as_secs_f64()),
         );
+        line("resident, highest so far (all replicas), MiB", format!("{}, {}", memory_mib("VmRSS:"), memory_mib("VmHWM:")));
+    }
+
+    /// Processor time of this process, in seconds.
+    fn processor_seconds() -> f64 {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        // Behind the name, which may hold anything: user and system time, in hundredths of a second.
+        let fields: Vec<u64> = stat.rsplit(')').next().unwrap().split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+        (fields[11] + fields[12]) as f64 / 100.0
+    }
+
+    /// All groups on all nodes, and nobody asks for anything.
+    async fn idle(options: &Options) {
+        let mut cluster = Cluster::new(options);
+        for node in 1..=options.replicas {
+            cluster.open(node, Bootstrap::First).await;
+        }
+        let led = |cluster: &Cluster| cluster.nodes.values().all(|node| node.host.status().iter().all(|status| status.leader.is_some()));
+        while !led(&cluster) {
+            time::sleep(Duration::from_millis(100)).await;
+        }
+        // Checkpoints of what the elections wrote.
+        time::sleep(Duration::from_secs(35)).await;
+        let (begun, processor, syncs) = (time::now(), processor_seconds(), runtime::disk::syncs());
+        time::sleep(Duration::from_secs(options.seconds)).await;
+        let took = (time::now() - begun).as_secs_f64();
+        let (used, synced) = (processor_seconds() - processor, runtime::disk::syncs() - syncs);
+        line("idle: replicas, groups", format!("{}, {}", options.replicas, options.partitions));
+        line("processor, % of one, all nodes", format!("{:.1}", used / took * 100.0));
+        line("syncs/s, all nodes", format!("{:.1}", synced as f64 / took));
+        line("resident (all replicas), MiB", memory_mib("VmRSS:"));
     }
 
     /// The last replica starts for the first time: all that it lacks was cut from the log, so it fetches the states.
@@ -335,7 +455,10 @@ mod real {
         let last = options.replicas;
         let begun = time::now();
         cluster.open(last, Bootstrap::First).await;
-        let behind = |cluster: &Cluster| cluster.applied(last).iter().zip(cluster.applied(1)).any(|(mine, other)| *mine < other);
+        let behind = |cluster: &Cluster| {
+            let (mine, others) = (cluster.applied(last), cluster.applied(1));
+            mine.len() < others.len() || mine.iter().zip(others).any(|(mine, other)| *mine < other)
+        };
         while behind(cluster) {
             time::sleep(Duration::from_millis(20)).await;
         }
