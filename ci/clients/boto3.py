@@ -214,6 +214,24 @@ def tags():
     must(code_of(s3.get_object_tagging, Bucket=BUCKET, Key="never was") == "NoSuchKey", "tags of nothing")
 
 
+def bucket_tags():
+    bucket = BUCKET + "-tagged"
+    s3.create_bucket(Bucket=bucket)
+    must(code_of(s3.get_bucket_tagging, Bucket=bucket) == "NoSuchTagSet", "a bucket has tags that nobody set")
+    want = [{"Key": "a b", "Value": "ü/+="}, {"Key": "c", "Value": ""}]
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": "gone", "Value": "1"}]})
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": want[::-1]})
+    must(s3.get_bucket_tagging(Bucket=bucket)["TagSet"] == want, f"{s3.get_bucket_tagging(Bucket=bucket)}")
+    many = [{"Key": str(number), "Value": ""} for number in range(51)]
+    for wrong, code in ((many, "BadRequest"), ([want[0], want[0]], "InvalidTag"), ([{"Key": "aws:k", "Value": ""}], "InvalidTag")):
+        got = code_of(s3.put_bucket_tagging, Bucket=bucket, Tagging={"TagSet": wrong})
+        must(got == code, f"{len(wrong)} tags gave {got}")
+    s3.delete_bucket_tagging(Bucket=bucket)
+    must(code_of(s3.get_bucket_tagging, Bucket=bucket) == "NoSuchTagSet", "tags stay")
+    s3.delete_bucket(Bucket=bucket)
+    must(code_of(s3.get_bucket_tagging, Bucket=bucket) == "NoSuchBucket", "tags of no bucket")
+
+
 step("create", create)
 for file in FILES:
     if step(f"put {size_name(file)}", put, file):
@@ -234,4 +252,5 @@ step("presign PUT", presign_put)
 step("fileobj", fileobj)
 step("versions", versions)
 step("tags", tags)
+step("bucket tags", bucket_tags)
 step("delete", delete)

@@ -323,7 +323,7 @@ fn verify_document(document: &Bytes, operation: Operation, framing: &Framing, he
         verified = true;
     }
     // On CompleteMultipartUpload the checksums are those of the object.
-    if matches!(operation, Operation::DeleteObjects | Operation::PutBucketVersioning | Operation::PutObjectTagging) {
+    if operation != Operation::CompleteMultipartUpload {
         for algorithm in ALGORITHMS {
             let name = checksum_header(algorithm);
             for given in [headers.get(&name), trailers.get(&name)].into_iter().flatten() {
@@ -356,7 +356,7 @@ fn check_elements(document: &[u8], operation: Operation) -> S3Result<()> {
         // The operation itself refuses the last one, unless it is off.
         Operation::PutBucketVersioning => &["VersioningConfiguration", "Status", "MfaDelete"],
         Operation::DeleteObjects => &["Delete", "Object", "Quiet", "Key", "VersionId", "ETag", "LastModifiedTime", "Size"],
-        Operation::PutObjectTagging => &["Tagging", "TagSet", "Tag", "Key", "Value"],
+        Operation::PutObjectTagging | Operation::PutBucketTagging => &["Tagging", "TagSet", "Tag", "Key", "Value"],
         Operation::CompleteMultipartUpload => &[
             "CompleteMultipartUpload",
             "Part",

@@ -2,7 +2,7 @@
 //! by their keys as records keep them.
 
 use percent_encoding::percent_decode;
-use protocol::limits::{TAG_KEY_UNITS_MAX, TAG_VALUE_UNITS_MAX, TAGS_MAX};
+use protocol::limits::{BUCKET_TAGS_MAX, TAG_KEY_UNITS_MAX, TAG_VALUE_UNITS_MAX, TAGS_MAX};
 use s3s::dto::Tag;
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
@@ -33,24 +33,33 @@ pub fn of_header(header: Option<&str>) -> S3Result<Vec<(String, String)>> {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         tags.push((decode(key)?, decode(value)?));
     }
-    let tags = judged(tags)?;
+    let tags = judged(tags, "Object", TAGS_MAX)?;
     if has_twins(&tags) { Err(malformed()) } else { Ok(tags) }
 }
 
-/// Those of a document.
+/// Those of an object, of a document.
 pub fn of_document(tags: Vec<Tag>) -> S3Result<Vec<(String, String)>> {
+    of_set(tags, "Object", TAGS_MAX)
+}
+
+/// Those of a bucket, of a document.
+pub fn of_bucket(tags: Vec<Tag>) -> S3Result<Vec<(String, String)>> {
+    of_set(tags, "Bucket", BUCKET_TAGS_MAX)
+}
+
+fn of_set(tags: Vec<Tag>, what: &str, most: usize) -> S3Result<Vec<(String, String)>> {
     let malformed = || s3_error!(MalformedXML, "The XML you provided was not well-formed or did not validate against our published schema");
     let tags: S3Result<Vec<_>> =
         tags.into_iter().map(|tag| Ok((tag.key.ok_or_else(malformed)?, tag.value.ok_or_else(malformed)?))).collect();
-    let tags = judged(tags?)?;
+    let tags = judged(tags?, what, most)?;
     if has_twins(&tags) { Err(s3_error!(InvalidTag, "Cannot provide multiple Tags with the same key")) } else { Ok(tags) }
 }
 
 /// By themselves, and sorted.
-fn judged(mut tags: Vec<(String, String)>) -> S3Result<Vec<(String, String)>> {
-    if tags.len() > TAGS_MAX {
+fn judged(mut tags: Vec<(String, String)>, what: &str, most: usize) -> S3Result<Vec<(String, String)>> {
+    if tags.len() > most {
         let mut error =
-            S3Error::with_message(S3ErrorCode::Custom("BadRequest".into()), format!("Object tags cannot be greater than {TAGS_MAX}"));
+            S3Error::with_message(S3ErrorCode::Custom("BadRequest".into()), format!("{what} tags cannot be greater than {most}"));
         error.set_status_code(http::StatusCode::BAD_REQUEST);
         return Err(error);
     }
@@ -113,6 +122,8 @@ mod tests {
         let numbered = |count: usize| (0..count).map(|number| tag(&number.to_string(), "")).collect::<Vec<_>>();
         assert_eq!(of_document(numbered(10)).unwrap().len(), 10);
         assert_eq!(code(of_document(numbered(11))), "BadRequest");
+        assert_eq!(of_bucket(numbered(50)).unwrap().len(), 50);
+        assert_eq!(code(of_bucket(numbered(51))), "BadRequest");
         let one = |key: &str, value: &str| code(of_document(vec![tag(key, value)]));
         assert_eq!(one(&"é".repeat(128), &"ü".repeat(256)), "no error");
         assert_eq!(one(&"k".repeat(129), ""), "InvalidTag");

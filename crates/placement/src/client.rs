@@ -4,6 +4,7 @@
 //! its leader's [`Service`](crate::Service). Caches are bounded and safe to be stale: what they lead to is fenced.
 //! Where the root cannot be asked, a stale entry serves on.
 
+mod bucket_settings;
 mod groups;
 mod session;
 

@@ -3,6 +3,7 @@
 //! Encoded by [`protocol::wire`]. A variant is never removed or moved, only appended: the log of an older build
 //! must still mean the same.
 
+use crate::root::bucket_settings::Tags;
 use crate::root::groups::Group;
 use crate::{Bootstrap, Bucket, Error};
 use protocol::{DriveId, Epoch, GroupId, NodeId, ReplicaId, Scheme, SlotPlace, Versioning, Volume, VolumeId, WriterId};
@@ -44,6 +45,8 @@ pub enum Command {
     AbandonReplace { group: GroupId, attempt: u64 },
     /// The drive will not come back with what it held. For good.
     LoseDrive { drive: DriveId },
+    /// Set the tags of a live bucket in place of those that it has.
+    SetBucketTags { name: String, tags: Tags },
 }
 
 /// What is asked without changing anything.
@@ -72,6 +75,10 @@ pub enum Query {
     },
     /// Drives that will not come back.
     LostDrives,
+    /// The tags of a bucket that exists.
+    BucketTags {
+        name: String,
+    },
 }
 
 /// What a command or query came to.
@@ -92,6 +99,7 @@ pub enum Reply {
     Group(Group),
     Groups(Vec<Group>),
     Drives(Vec<DriveId>),
+    Tags(Tags),
 }
 
 /// The volumes that may still change by writing, and how many there are of each kind.

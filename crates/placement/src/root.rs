@@ -3,6 +3,7 @@
 //! Its whole state is in its rows (README.md lists them). `apply` is a pure function of rows and command; a refused
 //! command changes no row, an accepted one that changes something raises `revision` by one.
 
+pub mod bucket_settings;
 pub mod buckets;
 pub mod groups;
 pub mod map;
@@ -83,6 +84,7 @@ impl StateMachine for Root {
             Ok(Query::Time) => Ok(Reply::Time { now_ms: time::now_ms(rows.get(time::row())) }),
             Ok(Query::Groups { from, max }) => Ok(groups::query_page(rows, from, max)),
             Ok(Query::LostDrives) => Ok(groups::query_lost(rows)),
+            Ok(Query::BucketTags { name }) => bucket_settings::query_tags(rows, &name),
             Err(error) => Err(Error::Malformed(error.to_string())),
         };
         wire::encode(&Answer { revision: counters.revision, result })
@@ -107,6 +109,7 @@ fn apply_command(rows: &mut RowsMut<'_>, counters: &mut Counters, command: Comma
         Command::FinishReplace { group, attempt } => groups::finish_replace(rows, group, attempt),
         Command::AbandonReplace { group, attempt } => groups::abandon_replace(rows, group, attempt),
         Command::LoseDrive { drive } => groups::lose_drive(rows, drive),
+        Command::SetBucketTags { name, tags } => bucket_settings::set_tags(rows, &name, &tags),
     }
 }
 

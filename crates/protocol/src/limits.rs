@@ -20,6 +20,8 @@ pub const TAGS_MAX: usize = 10;
 pub const TAG_KEY_UNITS_MAX: usize = 128;
 /// Longest value of a tag in units of UTF-16 (S3's limit).
 pub const TAG_VALUE_UNITS_MAX: usize = 256;
+/// Most tags of a bucket (S3's limit).
+pub const BUCKET_TAGS_MAX: usize = 50;
 /// Most entries in one page of a listing.
 pub const LIST_KEYS_MAX: usize = 1000;
 /// Most keys in one DeleteObjects.

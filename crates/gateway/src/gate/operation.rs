@@ -19,6 +19,9 @@ pub enum Operation {
     GetBucketLocation,
     GetBucketVersioning,
     PutBucketVersioning,
+    GetBucketTagging,
+    PutBucketTagging,
+    DeleteBucketTagging,
     ListObjects,
     ListObjectsV2,
     ListObjectVersions,
@@ -225,7 +228,7 @@ const fn row(operation: Operation, method: &'static str, level: Level) -> Row {
 }
 
 /// Every operation that is served.
-pub static TABLE: [Row; 26] = [
+pub static TABLE: [Row; 29] = [
     Row {
         parameters: &[("prefix", Rule::Any), ("max-buckets", Rule::Any), ("continuation-token", Rule::Any), ("bucket-region", Rule::Any)],
         ..row(Operation::ListBuckets, "GET", Level::Service)
@@ -250,6 +253,9 @@ pub static TABLE: [Row; 26] = [
         headers: DIGESTS,
         ..row(Operation::PutBucketVersioning, "PUT", Level::Bucket)
     },
+    Row { selectors: &["tagging"], ..row(Operation::GetBucketTagging, "GET", Level::Bucket) },
+    Row { selectors: &["tagging"], content: Content::Xml, headers: DIGESTS, ..row(Operation::PutBucketTagging, "PUT", Level::Bucket) },
+    Row { selectors: &["tagging"], ..row(Operation::DeleteBucketTagging, "DELETE", Level::Bucket) },
     Row { parameters: LIST_PARAMETERS, ..row(Operation::ListObjects, "GET", Level::Bucket) },
     Row { selectors: &["list-type"], parameters: LIST_V2_PARAMETERS, ..row(Operation::ListObjectsV2, "GET", Level::Bucket) },
     Row { selectors: &["versions"], parameters: LIST_VERSIONS_PARAMETERS, ..row(Operation::ListObjectVersions, "GET", Level::Bucket) },
@@ -339,6 +345,9 @@ impl Operation {
             Operation::GetBucketLocation => "GetBucketLocation",
             Operation::GetBucketVersioning => "GetBucketVersioning",
             Operation::PutBucketVersioning => "PutBucketVersioning",
+            Operation::GetBucketTagging => "GetBucketTagging",
+            Operation::PutBucketTagging => "PutBucketTagging",
+            Operation::DeleteBucketTagging => "DeleteBucketTagging",
             Operation::ListObjects => "ListObjects",
             Operation::ListObjectsV2 => "ListObjectsV2",
             Operation::ListObjectVersions => "ListObjectVersions",
@@ -429,6 +438,9 @@ mod tests {
             (Method::GET, Bucket, "location", false, Operation::GetBucketLocation),
             (Method::GET, Bucket, "versioning", false, Operation::GetBucketVersioning),
             (Method::PUT, Bucket, "versioning", false, Operation::PutBucketVersioning),
+            (Method::GET, Bucket, "tagging", false, Operation::GetBucketTagging),
+            (Method::PUT, Bucket, "tagging", false, Operation::PutBucketTagging),
+            (Method::DELETE, Bucket, "tagging", false, Operation::DeleteBucketTagging),
             (Method::GET, Bucket, "versions&prefix=a", false, Operation::ListObjectVersions),
             (Method::GET, Bucket, "prefix=a", false, Operation::ListObjects),
             (Method::GET, Bucket, "list-type=2&prefix=a", false, Operation::ListObjectsV2),

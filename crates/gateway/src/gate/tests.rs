@@ -58,6 +58,8 @@ fn served_requests() {
         ("POST", "/bucket/key?uploads", vec![("x-amz-tagging", "a=b")], Operation::CreateMultipartUpload),
         ("PUT", "/bucket/key?tagging&versionId=null", vec![length, ("x-amz-checksum-crc32", "x")], Operation::PutObjectTagging),
         ("DELETE", "/bucket/key?tagging", vec![], Operation::DeleteObjectTagging),
+        ("PUT", "/bucket?tagging", vec![length], Operation::PutBucketTagging),
+        ("DELETE", "/bucket?tagging", vec![], Operation::DeleteBucketTagging),
         ("PUT", "/bucket/key?partNumber=1&uploadId=a", vec![length, ("x-amz-checksum-crc32", "x")], Operation::UploadPart),
         ("POST", "/bucket/key?uploadId=a", vec![length, ("x-amz-mp-object-size", "5")], Operation::CompleteMultipartUpload),
     ] {
@@ -73,7 +75,7 @@ fn what_is_not_built_is_refused_by_name() {
         ("PUT", "/bucket/key?renameObject", vec![length], "renameObject"),
         ("PUT", "/bucket/key?encryption", vec![length], "encryption"),
         ("PUT", "/bucket/key?acl", vec![length], "acl"),
-        ("PUT", "/bucket?tagging", vec![length], "tagging"),
+        ("HEAD", "/bucket?tagging", vec![], "tagging"),
         ("HEAD", "/bucket/key?tagging", vec![], "tagging"),
         ("PUT", "/bucket/key?retention", vec![length], "retention"),
         ("PUT", "/bucket/key?partNumber=1", vec![length], "partNumber"),

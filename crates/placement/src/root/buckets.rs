@@ -3,7 +3,7 @@
 //! Invariants: an incarnation id and an attempt number are given out once, ever; a finish acts only for the attempt
 //! that the row carries, so of two racing CreateBucket, or CreateBucket and DeleteBucket, one is told StaleAttempt.
 
-use super::{Counters, Verdict, decode_row, map};
+use super::{Counters, Verdict, bucket_settings, decode_row, map};
 use crate::allocator::mix;
 use crate::commands::Reply;
 use crate::{Bootstrap, Bucket, BucketState, Error};
@@ -95,6 +95,7 @@ pub(super) fn finish_delete(
     match (bucket.state, removed) {
         (BucketState::Deleting, true) => {
             rows.remove(&key(name));
+            bucket_settings::remove(rows, name);
             counters.buckets -= 1;
             Ok(Verdict::Changed(Reply::Done))
         }
@@ -148,7 +149,7 @@ pub(super) fn finish_set_versioning(rows: &mut RowsMut<'_>, name: &str, attempt:
 }
 
 pub(super) fn query(rows: &Rows<'_>, name: &str) -> Result<Reply, Error> {
-    decode_row(rows.get(&key(name))).map(Reply::Bucket).ok_or(Error::NoSuchBucket)
+    find(rows, name).map(Reply::Bucket).ok_or(Error::NoSuchBucket)
 }
 
 /// Buckets that exist: Live, and Deleting as long as nothing was removed.
@@ -185,7 +186,13 @@ fn enter(rows: &mut RowsMut<'_>, bucket: Bucket, state: BucketState) -> Verdict 
     Verdict::Changed(Reply::Done)
 }
 
-fn find_mut(rows: &RowsMut<'_>, name: &str) -> Option<Bucket> {
+/// The bucket of that name, in whatever state.
+pub(super) fn find(rows: &Rows<'_>, name: &str) -> Option<Bucket> {
+    decode_row(rows.get(&key(name)))
+}
+
+/// [`find`] within a command.
+pub(super) fn find_mut(rows: &RowsMut<'_>, name: &str) -> Option<Bucket> {
     decode_row(rows.get(&key(name)))
 }
 
