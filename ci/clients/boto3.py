@@ -232,6 +232,43 @@ def bucket_tags():
     must(code_of(s3.get_bucket_tagging, Bucket=bucket) == "NoSuchBucket", "tags of no bucket")
 
 
+def lifecycle():
+    bucket = BUCKET + "-lifecycle"
+    s3.create_bucket(Bucket=bucket)
+    get = lambda: s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    must(code_of(s3.get_bucket_lifecycle_configuration, Bucket=bucket) == "NoSuchLifecycleConfiguration", "a lifecycle that nobody set")
+    rules = [
+        {"ID": "logs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 30}},
+        {
+            "ID": "versions",
+            "Status": "Disabled",
+            "Filter": {"And": {"Prefix": "a", "Tags": [{"Key": "k", "Value": "v"}], "ObjectSizeGreaterThan": 5}},
+            "NoncurrentVersionExpiration": {"NoncurrentDays": 3, "NewerNoncurrentVersions": 2},
+        },
+        {"ID": "uploads", "Status": "Enabled", "Filter": {"Prefix": ""}, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7}},
+        {"ID": "markers", "Status": "Enabled", "Filter": {"Prefix": "m"}, "Expiration": {"ExpiredObjectDeleteMarker": True}},
+    ]
+    put = lambda rules: s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
+    put(rules)
+    must(get() == rules, f"{get()}")
+    put(rules[:1])
+    must(get() == rules[:1], f"{get()}")
+    one = rules[0]
+    wrong = (
+        ([one, one], "InvalidArgument"),
+        ([{**one, "Expiration": {"Days": 0}}], "InvalidArgument"),
+        ([{**one, "Transitions": [{"Days": 1, "StorageClass": "GLACIER"}]}], "NotImplemented"),
+        ([{"ID": "x", "Status": "Enabled", "Filter": {"Prefix": ""}}], "InvalidRequest"),
+    )
+    for bad, code in wrong:
+        got = code_of(s3.put_bucket_lifecycle_configuration, Bucket=bucket, LifecycleConfiguration={"Rules": bad})
+        must(got == code, f"{bad} gave {got}")
+    must(get() == rules[:1], "what is refused changed something")
+    s3.delete_bucket_lifecycle(Bucket=bucket)
+    must(code_of(s3.get_bucket_lifecycle_configuration, Bucket=bucket) == "NoSuchLifecycleConfiguration", "a lifecycle stays")
+    s3.delete_bucket(Bucket=bucket)
+
+
 step("create", create)
 for file in FILES:
     if step(f"put {size_name(file)}", put, file):
@@ -253,4 +290,5 @@ step("fileobj", fileobj)
 step("versions", versions)
 step("tags", tags)
 step("bucket tags", bucket_tags)
+step("lifecycle", lifecycle)
 step("delete", delete)

@@ -211,6 +211,7 @@ async fn run_node(config: &Path, status_file: Option<PathBuf>) -> Result<(), Str
         listens: true,
         gateway,
         consensus: Default::default(),
+        lifecycle_every: settings::LIFECYCLE_EVERY,
         machine: ::node::node::machine,
     };
     let slots = up::open_folders(node, &config.drives);

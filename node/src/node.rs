@@ -129,6 +129,13 @@ impl Node {
         tasks.push(placement.heartbeat(pulse(&settings, &mounted, &refused)));
 
         let (sender, ready) = watch::channel(None);
+        tasks.push(repair::carry_out_lifecycles(
+            placement.clone(),
+            metadata::Walks::new(host.client()),
+            settings.lifecycle_every,
+            led(&host, &settings.bootstrap.partitions),
+        ));
+
         let groups = host.client();
         let clients = (placement.clone(), storage::Client::new(rpc.clone()));
         tasks.push(task::spawn(serve_s3(settings.gateway, placement, groups, clients.1.clone(), sender)));
@@ -263,6 +270,16 @@ fn pulse(settings: &Settings, mounted: &[Mounted], refused: &[Refused]) -> impl 
             }
         }
         Heartbeat { node, incarnation, drives, clock_ms: time::wall_ms() }
+    }
+}
+
+/// Which of these groups the replicas of this node lead at present.
+fn led(host: &Arc<consensus::Host>, groups: &[GroupId]) -> impl Fn() -> Vec<GroupId> + Send + Sync + 'static {
+    // Weak: who asks must not keep the replicas alive.
+    let (host, groups) = (Arc::downgrade(host), groups.to_vec());
+    move || match host.upgrade() {
+        Some(host) => groups.iter().copied().filter(|group| host.leads(*group).is_some()).collect(),
+        None => Vec::new(),
     }
 }
 

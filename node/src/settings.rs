@@ -6,10 +6,14 @@ use protocol::{ClusterId, ClusterMap, Drive, DriveId, DriveState, GroupId, Node,
 use runtime::rpc::Secret;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use consensus::Settings as ConsensusSettings;
 pub use gateway::Settings as GatewaySettings;
 pub use placement::Bootstrap;
+
+/// How often lifecycles of buckets are carried out: their rules speak of days.
+pub const LIFECYCLE_EVERY: Duration = Duration::from_secs(3600);
 
 /// What a node needs to start. Its drives are handed over apart.
 #[derive(Clone)]
@@ -24,6 +28,8 @@ pub struct Settings {
     pub gateway: GatewaySettings,
     /// Limits of the metadata replicas; the same on every node.
     pub consensus: ConsensusSettings,
+    /// How often lifecycles of buckets are carried out: [`LIFECYCLE_EVERY`], but where tests have no time.
+    pub lifecycle_every: Duration,
     /// Makes the state machine of a group: [`machine`](crate::node::machine), but where a program of another version is tried.
     pub machine: fn(GroupId) -> Arc<dyn StateMachine>,
 }

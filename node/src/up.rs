@@ -111,6 +111,7 @@ impl Up {
             listens: false,
             gateway: gateway_settings(self.listen, &self.region, &credentials, Vec::new(), !self.no_presigned_v2),
             consensus: Default::default(),
+            lifecycle_every: settings::LIFECYCLE_EVERY,
             machine: node::machine,
         };
         let node = Node::start(settings, slots).await?;
@@ -181,6 +182,7 @@ pub fn gateway_settings(
         bytes_max: protocol::limits::GATEWAY_BYTES_MAX,
         domains,
         inline_bytes_max: protocol::limits::INLINE_BYTES_MAX,
+        day_ms: protocol::lifecycle::DAY_MS,
         blob_bytes: protocol::limits::BLOB_BYTES,
     }
 }

@@ -64,3 +64,71 @@ fn tags_of_a_bucket_are_set_as_a_whole_and_go_with_it() {
         assert_eq!(code(get().await), "NoSuchTagSet", "another bucket of the name");
     });
 }
+
+#[test]
+fn a_lifecycle_is_shown_as_it_was_set_until_it_is_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let up = Up::start(&folder.path().join("data"));
+    block_on(async {
+        let client = up.client();
+        let rules = |rules: &str| {
+            format!("<LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{rules}</LifecycleConfiguration>")
+        };
+        let put = async |inner: &str| ask(&client, setting("PUT", "lifecycle", &rules(inner))).await;
+        let get = async || ask(&client, setting("GET", "lifecycle", "")).await;
+        assert_eq!(code(get().await), "NoSuchBucket");
+        client.create_bucket("bucket").await.unwrap();
+        assert_eq!(code(get().await), "NoSuchLifecycleConfiguration");
+        let first = "<Rule><Expiration><Days>30</Days></Expiration><Filter><And><Prefix>logs/</Prefix><Tag><Key>a</Key><Value>1</Value></Tag>\
+            <ObjectSizeGreaterThan>100</ObjectSizeGreaterThan></And></Filter><ID>first</ID><Status>Enabled</Status></Rule>";
+        let second = "<Rule><AbortIncompleteMultipartUpload><DaysAfterInitiation>7</DaysAfterInitiation></AbortIncompleteMultipartUpload>\
+            <Expiration><Date>2030-01-01T00:00:00.000Z</Date></Expiration><ID>second</ID><NoncurrentVersionExpiration><NewerNoncurrentVersions>3</NewerNoncurrentVersions>\
+            <NoncurrentDays>9</NoncurrentDays></NoncurrentVersionExpiration><Prefix>old form</Prefix><Status>Disabled</Status></Rule>";
+        put(&format!("{first}{second}")).await.unwrap();
+        let shown = get().await.unwrap();
+        let root = Element::parse(shown.as_bytes()).unwrap();
+        assert_eq!(root.name, "LifecycleConfiguration");
+        let found: Vec<&Element> = root.all("Rule").collect();
+        assert_eq!(found.iter().map(|rule| rule.text_of("ID")).collect::<Vec<_>>(), ["first", "second"]);
+        let and = found[0].child("Filter").and_then(|filter| filter.child("And")).unwrap();
+        assert_eq!((and.text_of("Prefix"), and.text_of("ObjectSizeGreaterThan"), and.all("Tag").count()), ("logs/", "100", 1));
+        assert_eq!(found[0].child("Expiration").unwrap().text_of("Days"), "30");
+        assert_eq!(
+            (found[1].text_of("Prefix"), found[1].text_of("Status"), found[1].child("Filter").is_none()),
+            ("old form", "Disabled", true)
+        );
+        assert_eq!(found[1].child("Expiration").unwrap().text_of("Date"), "2030-01-01T00:00:00.000Z");
+        let noncurrent = found[1].child("NoncurrentVersionExpiration").unwrap();
+        assert_eq!((noncurrent.text_of("NoncurrentDays"), noncurrent.text_of("NewerNoncurrentVersions")), ("9", "3"));
+        assert_eq!(found[1].child("AbortIncompleteMultipartUpload").unwrap().text_of("DaysAfterInitiation"), "7");
+
+        let rule = |inner: &str| format!("<Rule><ID>x</ID><Status>Enabled</Status><Filter/>{inner}</Rule>");
+        let days = "<Expiration><Days>1</Days></Expiration>";
+        for (wrong, expected) in [
+            (String::new(), "MalformedXML"),
+            (rule(""), "InvalidRequest"),
+            (rule("<Expiration><Days>0</Days></Expiration>"), "InvalidArgument"),
+            (rule("<Expiration><Date>2030-01-01T00:00:01.000Z</Date></Expiration>"), "InvalidArgument"),
+            (rule("<Transition><Days>1</Days><StorageClass>GLACIER</StorageClass></Transition>"), "NotImplemented"),
+            (rule("<Expiration><Days>1</Days><Whenever/></Expiration>"), "NotImplemented"),
+            (format!("{}{}", rule(days), rule(days)), "InvalidArgument"),
+            (rule(days).replace("<Filter/>", ""), "MalformedXML"),
+            (rule(days).replace("Enabled", "On"), "MalformedXML"),
+        ] {
+            assert_eq!(code(put(&wrong).await), expected, "{wrong}");
+        }
+        assert_eq!(get().await.unwrap(), shown, "what is refused changes nothing");
+
+        // Another one in its place, with an id that is made.
+        put(&rule(days).replace("<ID>x</ID>", "")).await.unwrap();
+        let root = Element::parse(get().await.unwrap().as_bytes()).unwrap();
+        assert_eq!((root.all("Rule").count(), root.all("Rule").next().unwrap().text_of("ID").len()), (1, 16));
+        ask(&client, setting("DELETE", "lifecycle", "")).await.unwrap();
+        ask(&client, setting("DELETE", "lifecycle", "")).await.unwrap();
+        assert_eq!(code(get().await), "NoSuchLifecycleConfiguration");
+        put(&rule(days)).await.unwrap();
+        client.delete_bucket("bucket").await.unwrap();
+        client.create_bucket("bucket").await.unwrap();
+        assert_eq!(code(get().await), "NoSuchLifecycleConfiguration", "another bucket of the name");
+    });
+}

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 const RPC_PORT: u16 = 7000;
 const S3_PORT: u16 = 9000;
+/// Walks for lifecycles in a day, where days are short.
+const WALKS_A_DAY: u64 = 5;
 const REGION: &str = "us-east-1";
 const ACCESS_KEY: &str = "SIMULATED";
 const SECRET_KEY: &str = "simulated-secret";
@@ -63,6 +65,7 @@ impl Cluster {
                 listens: true,
                 gateway: gateway_settings(address(index, S3_PORT), &plan.knobs),
                 consensus: consensus_settings(&plan.knobs),
+                lifecycle_every: plan.knobs.day_ms.map_or(settings::LIFECYCLE_EVERY, |day_ms| Duration::from_millis(day_ms / WALKS_A_DAY)),
                 machine: node::inspect::machine,
             };
             let name = format!("node-{}", node.id);
@@ -196,6 +199,7 @@ fn gateway_settings(listen: SocketAddr, knobs: &Knobs) -> settings::GatewaySetti
         inline_bytes_max: knobs.inline_bytes_max,
         // Small, so that small objects have several blobs.
         blob_bytes: knobs.blob_bytes,
+        day_ms: knobs.day_ms.unwrap_or(protocol::lifecycle::DAY_MS),
     }
 }
 

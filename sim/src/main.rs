@@ -15,6 +15,8 @@ mod judge;
 #[cfg(madsim)]
 mod leaks;
 #[cfg(madsim)]
+mod lifecycle;
+#[cfg(madsim)]
 mod nemesis;
 #[cfg(madsim)]
 mod next;

@@ -2,6 +2,7 @@
 
 use crate::cluster::{Cluster, client_address};
 use crate::judge::Judge;
+use crate::lifecycle;
 use crate::nemesis::{self, Deeds};
 use crate::plan::{Place, Plan};
 use crate::timeline::Watch;
@@ -65,6 +66,14 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
         return report;
     }
 
+    let day = plan.knobs.day_ms.map(Duration::from_millis);
+    if day.is_some() {
+        let clients = clients.clone();
+        let begun = clients_machine.spawn(async move { lifecycle::begin(&clients, time::now() + START_MAX).await }).await;
+        let text = |error| format!("the lifecycle of a bucket cannot be set in a cluster without faults: {error}");
+        report.violations.extend(begun.err().map(|error| Violation::new("serves-at-start", text(error))));
+    }
+
     let recorder = Arc::new(Recorder::new());
     let _watching = watch.start(cluster.clone(), plan.shape);
     let told = judge.clone();
@@ -75,6 +84,10 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
         let untils: Vec<Duration> = scenario.workloads.iter().map(|workload| workload.until).collect();
         clients_machine.spawn(async move { work.run(steps, &untils).await })
     };
+    let expiring = day.map(|_| {
+        let (clients, until) = (clients.clone(), time::now() + scenario.until());
+        clients_machine.spawn(async move { lifecycle::work(&clients, until).await })
+    });
     let deeds = nemesis::carry_out(&cluster, &judge, &clients_machine, &plan, time::now()).await;
     let healed = time::now();
     {
@@ -82,6 +95,11 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
         clients_machine.spawn(async move { judge.serves_again(&clients, healed).await }).await;
     }
     working.await;
+    if let (Some(expiring), Some(day)) = (expiring, day) {
+        expiring.await;
+        let clients = clients.clone();
+        report.violations.extend(clients_machine.spawn(async move { lifecycle::ends(&clients, day).await }).await);
+    }
 
     let read_back = clients_machine.spawn(async move { work.read_all(SETTLE_MAX).await }).await;
     drop(judging);

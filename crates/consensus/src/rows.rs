@@ -136,6 +136,23 @@ fn scan_memory(rows: &BTreeMap<Vec<u8>, Bytes>, from: &[u8], to: &[u8], visit: &
     }
 }
 
+fn last_of_table(table: &impl ReadableTable<&'static [u8], &'static [u8]>, from: &[u8], to: &[u8]) -> Option<(Bytes, Bytes)> {
+    if from >= to {
+        return None;
+    }
+    let (key, value) = or_unwind(or_unwind(table.range::<&[u8]>(from..to)).next_back()?);
+    let whole = or_unwind(decode_value(key.value(), value.value()));
+    Some((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(whole)))
+}
+
+fn last_of_memory(rows: &BTreeMap<Vec<u8>, Bytes>, from: &[u8], to: &[u8]) -> Option<(Bytes, Bytes)> {
+    if from >= to {
+        return None;
+    }
+    let (key, value) = rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))).next_back()?;
+    Some((Bytes::copy_from_slice(key), value.clone()))
+}
+
 fn first_of(scan: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> bool)) -> Option<(Bytes, Bytes)> {
     let mut found = None;
     scan(&mut |key, value| {
@@ -161,6 +178,14 @@ impl<'a> Rows<'a> {
     /// The first row with `from <= key < to`.
     pub fn first(&self, from: &[u8], to: &[u8]) -> Option<(Bytes, Bytes)> {
         first_of(|visit| self.scan(from, to, visit))
+    }
+
+    /// The last row with `from <= key < to`.
+    pub fn last(&self, from: &[u8], to: &[u8]) -> Option<(Bytes, Bytes)> {
+        match &self.inner {
+            RowsInner::Database(table) => last_of_table(*table, from, to),
+            RowsInner::Memory(rows) => last_of_memory(rows, from, to),
+        }
     }
 
     /// Visit rows with `from <= key < to` in order until `visit` returns false.
@@ -203,6 +228,14 @@ impl<'a> RowsMut<'a> {
     /// The first row with `from <= key < to`.
     pub fn first(&self, from: &[u8], to: &[u8]) -> Option<(Bytes, Bytes)> {
         first_of(|visit| self.scan(from, to, visit))
+    }
+
+    /// The last row with `from <= key < to`.
+    pub fn last(&self, from: &[u8], to: &[u8]) -> Option<(Bytes, Bytes)> {
+        match &self.inner {
+            RowsMutInner::Database(table) => last_of_table(table, from, to),
+            RowsMutInner::Memory(rows) => last_of_memory(rows, from, to),
+        }
     }
 
     /// Visit rows with `from <= key < to` in order until `visit` returns false.
@@ -301,6 +334,8 @@ mod tests {
         assert_eq!(keys(&rows, b"a", b"d"), [b"a".to_vec(), b"b".to_vec()]);
         assert_eq!(keys(&rows, b"d", b"a"), Vec::<Vec<u8>>::new());
         assert_eq!(rows.first(b"aa", b"z"), Some((Bytes::from_static(b"b"), Bytes::from_static(b"b"))));
+        assert_eq!(rows.last(b"a", b"d"), Some((Bytes::from_static(b"b"), Bytes::from_static(b"b"))));
+        assert_eq!((rows.last(b"c", b"d"), rows.last(b"d", b"a")), (None, None));
         let mut seen = 0;
         rows.scan(b"", b"z", &mut |_, _| {
             seen += 1;
@@ -332,6 +367,7 @@ mod tests {
                     }
                     assert_eq!(rows.get(&[*key]), reference.get(&[*key]));
                     assert_eq!(rows.first(&[*key], &[255]), reference.first(&[*key], &[255]));
+                    assert_eq!(rows.last(&[0], &[*key]), reference.last(&[0], &[*key]));
                 }
             }
             transaction.commit().unwrap();

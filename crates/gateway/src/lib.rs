@@ -13,6 +13,7 @@ pub mod http;
 pub mod identity;
 mod incoming;
 mod latency;
+mod lifecycle;
 pub mod operations;
 mod patience;
 mod range;
@@ -46,6 +47,8 @@ pub struct Settings {
     /// Objects up to this size lie in their record.
     pub inline_bytes_max: usize,
     pub blob_bytes: usize,
+    /// Length of the days of lifecycles in milliseconds: [`protocol::lifecycle::DAY_MS`], but where tests have no time.
+    pub day_ms: u64,
 }
 
 /// The clients of the services below.

@@ -8,7 +8,7 @@ use protocol::{BucketId, Versioning, key_hash};
 use runtime::{planted, probe};
 
 use crate::rows::{BucketRow, BucketState, Read, Share, write};
-use crate::{BucketUsage, Error, keys};
+use crate::{BucketUsage, Error, keys, lifecycle};
 
 /// Open for the keys of `share`, or reopen after a close of the same or an older attempt.
 pub(crate) fn open(rows: &mut RowsMut<'_>, bucket: BucketId, attempt: u64, share: Share) -> Result<(), Error> {
@@ -48,6 +48,7 @@ pub(crate) fn remove(rows: &mut RowsMut<'_>, bucket: BucketId, attempt: u64) -> 
         BucketState::Closed if attempt > row.attempt => Err(malformed("remove under an attempt that did not close")),
         BucketState::Closed if is_empty(rows, bucket) || planted("bucket-deleted-while-a-put-lands") => {
             write(rows, &keys::bucket(bucket), &BucketRow { state: BucketState::Removed, ..row });
+            lifecycle::forget(rows, bucket);
             Ok(())
         }
         BucketState::Closed => Err(malformed("remove of a bucket that is not empty")),
@@ -60,15 +61,19 @@ pub(crate) fn set_versioning(rows: &mut RowsMut<'_>, bucket: BucketId, attempt: 
     if versioning == Versioning::Unversioned {
         return Err(malformed("versioning cannot be unset"));
     }
+    let row = settable(rows, bucket, attempt)?;
+    write(rows, &keys::bucket(bucket), &BucketRow { versioning, ..row });
+    Ok(())
+}
+
+/// The row of a bucket that takes a setting under `attempt`, with that attempt in it.
+pub(crate) fn settable(rows: &impl Read, bucket: BucketId, attempt: u64) -> Result<BucketRow, Error> {
     let Some(row) = find(rows, bucket)? else { return Err(Error::NotOpen) };
     match row.state {
         BucketState::Removed => Err(Error::NotOpen),
         _ if attempt < row.attempt => stale(),
         BucketState::Closed => Err(Error::Closed),
-        BucketState::Open => {
-            write(rows, &keys::bucket(bucket), &BucketRow { attempt, versioning, ..row });
-            Ok(())
-        }
+        BucketState::Open => Ok(BucketRow { attempt, ..row }),
     }
 }
 
@@ -155,7 +160,8 @@ fn check_share(share: Share) -> Result<(), Error> {
     if share.index < share.of { Ok(()) } else { Err(malformed("the share's index lies beyond its count")) }
 }
 
-fn stale<T>() -> Result<T, Error> {
+/// Refused: a later attempt was obeyed.
+pub(crate) fn stale<T>() -> Result<T, Error> {
     probe!("bucket-command-of-a-stale-attempt");
     Err(Error::StaleAttempt)
 }

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use protocol::record::Headers;
 use protocol::{
-    BlobId, BucketId, ChecksumKind, GroupId, Home, Record, Revision, UploadId, Version, VersionId, Versioning, WriterId, key_hash, wire,
+    BlobId, BucketId, ChecksumKind, GroupId, Home, Lifecycle, Record, Revision, UploadId, Version, VersionId, Versioning, WriterId,
+    key_hash, wire,
 };
 use runtime::time::Instant;
 use runtime::{planted, probe};
@@ -84,6 +85,14 @@ impl Client {
     /// Set in each partition, under `attempt`, the versioning that writes are judged by from then on.
     pub async fn set_versioning(&self, bucket: &BucketRef, attempt: u64, versioning: Versioning, deadline: Instant) -> Result<(), Error> {
         let set = |_| Command::SetVersioning { bucket: bucket.id, attempt, versioning };
+        let _: Vec<()> = self.everywhere(bucket, deadline, set).await?;
+        Ok(())
+    }
+
+    /// Set in each partition, under `attempt`, the lifecycle that it judges by from then on; one without rules: none. What an
+    /// earlier one doomed and is still there when this is acknowledged stays.
+    pub async fn set_lifecycle(&self, bucket: &BucketRef, attempt: u64, lifecycle: &Lifecycle, deadline: Instant) -> Result<(), Error> {
+        let set = |_| Command::SetLifecycle { bucket: bucket.id, attempt, lifecycle: lifecycle.clone() };
         let _: Vec<()> = self.everywhere(bucket, deadline, set).await?;
         Ok(())
     }
@@ -441,17 +450,7 @@ impl Client {
         // Held until this future ends, in whatever way: from then on the number counts as finished.
         let under_way = self.numbers.sessions.begin(group)?;
         let proposed = self.groups.propose(group, Some(under_way.session), Bytes::from(encoded), deadline).await;
-        let reply = proposed.map_err(|error| match error {
-            consensus::client::Error::Unavailable { .. } => Error::Unavailable(error.to_string()),
-            consensus::client::Error::Busy { .. } => Error::Busy,
-            // Refused as too old: an earlier try of this very command may have been applied before.
-            consensus::client::Error::Unknown { .. } | consensus::client::Error::TooOld { .. } => {
-                probe!("metadata-command-outcome-unknown");
-                Error::Unknown(error.to_string())
-            }
-        })?;
-        // It was applied, whatever it did: a reply that cannot be read hides what.
-        wire::decode(&reply).map_err(|error| Error::Unknown(format!("the reply does not decode: {error}")))
+        answer_of(proposed)
     }
 
     async fn ask<T: DeserializeOwned>(&self, group: GroupId, query: &Query, deadline: Instant) -> Result<T, Error> {
@@ -465,14 +464,33 @@ impl Client {
 
     async fn ask_seen<T: DeserializeOwned>(&self, group: GroupId, query: &Query, deadline: Instant) -> Result<(T, Revision), Error> {
         // A read changes nothing: whatever went wrong, it was not applied.
-        let read = self.groups.read(group, Bytes::from(wire::encode(query)), deadline).await;
-        let reply = read.map_err(|error| match error {
-            consensus::client::Error::Busy { .. } => Error::Busy,
-            error => Error::Unavailable(error.to_string()),
-        })?;
-        let reply: Reply<T> = wire::decode(&reply).map_err(|error| Error::Unavailable(format!("the reply does not decode: {error}")))?;
-        Ok((reply.result?, reply.revision))
+        reading_of(self.groups.read(group, Bytes::from(wire::encode(query)), deadline).await)
     }
+}
+
+/// What a group answered to a command.
+pub(crate) fn answer_of<T: DeserializeOwned>(proposed: Result<Bytes, consensus::client::Error>) -> Result<Reply<T>, Error> {
+    let reply = proposed.map_err(|error| match error {
+        consensus::client::Error::Unavailable { .. } => Error::Unavailable(error.to_string()),
+        consensus::client::Error::Busy { .. } => Error::Busy,
+        // Refused as too old: an earlier try of this very command may have been applied before.
+        consensus::client::Error::Unknown { .. } | consensus::client::Error::TooOld { .. } => {
+            probe!("metadata-command-outcome-unknown");
+            Error::Unknown(error.to_string())
+        }
+    })?;
+    // It was applied, whatever it did: a reply that cannot be read hides what.
+    wire::decode(&reply).map_err(|error| Error::Unknown(format!("the reply does not decode: {error}")))
+}
+
+/// What a group answered to a query, and the revision that it saw.
+pub(crate) fn reading_of<T: DeserializeOwned>(read: Result<Bytes, consensus::client::Error>) -> Result<(T, Revision), Error> {
+    let reply = read.map_err(|error| match error {
+        consensus::client::Error::Busy { .. } => Error::Busy,
+        error => Error::Unavailable(error.to_string()),
+    })?;
+    let reply: Reply<T> = wire::decode(&reply).map_err(|error| Error::Unavailable(format!("the reply does not decode: {error}")))?;
+    Ok((reply.result?, reply.revision))
 }
 
 /// The partition that holds `key`.

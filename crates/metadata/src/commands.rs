@@ -1,11 +1,13 @@
 //! Commands, queries and replies of a partition, as they cross the wire: [`protocol::wire`] over these types.
 
 use protocol::record::Headers;
-use protocol::{BlobId, BucketId, Checksum, ChecksumKind, Home, Record, Revision, UploadId, VersionId, Versioning, WriterId};
+use protocol::{BlobId, BucketId, Checksum, ChecksumKind, Home, Lifecycle, Record, Revision, UploadId, VersionId, Versioning, WriterId};
 use serde::{Deserialize, Serialize};
 
 use crate::rows::Share;
-use crate::{Error, GarbageId, ListQuery, Listed, ListedVersion, NamedPart, Part, Preconditions, Upload, UploadQuery, VersionQuery};
+use crate::{
+    Cursor, Error, GarbageId, ListQuery, Listed, ListedVersion, NamedPart, Part, Preconditions, Upload, UploadQuery, VersionQuery,
+};
 
 /// Everything that changes a partition. The comments name the reply.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -52,6 +54,12 @@ pub enum Command {
     SetVersioning { bucket: BucketId, attempt: u64, versioning: Versioning },
     /// Set the tags of the current version, or of the one that is named. [`crate::Tagged`]
     SetTags { bucket: BucketId, key: String, version: Option<VersionId>, tags: Vec<(String, String)> },
+    /// Set the lifecycle; one without rules: none. `()`
+    SetLifecycle { bucket: BucketId, attempt: u64, lifecycle: Lifecycle },
+    /// Cluster time was read, as `now_ms`, after `revision` was seen: what has a revision up to it was made no later. `()`
+    MarkAge { revision: Revision, now_ms: u64 },
+    /// Remove what is due by cluster time from the row `at` on, in a walk that is at `from`. [`crate::Expired`]
+    Expire { bucket: BucketId, from: Cursor, at: Vec<u8>, now_ms: u64 },
 }
 
 /// Everything that can be asked. The comments name the reply.
@@ -79,6 +87,10 @@ pub enum Query {
     ListVersions { bucket: BucketId, query: VersionQuery },
     /// Where the version of that name stands among those of its key. `Option<Revision>`
     Place { bucket: BucketId, key: String, version: VersionId },
+    /// Buckets behind `after` that have a lifecycle, and where their walks are. `Vec<(BucketId, Cursor)>`
+    Lifecycles { after: Option<BucketId> },
+    /// What is due from the row `at` on. [`crate::Ahead`]
+    Ahead { bucket: BucketId, at: Vec<u8>, now_ms: u64 },
 }
 
 /// What a partition answers to commands and queries alike.

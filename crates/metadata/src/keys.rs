@@ -17,6 +17,8 @@ pub const COMPLETED: u8 = b'c';
 pub const COMPLETIONS: u8 = b'd';
 /// The garbage queue, by revision.
 pub const GARBAGE: u8 = b'g';
+/// Lifecycles of buckets, and where the walks that carry them out are.
+pub const LIFECYCLES: u8 = b'l';
 /// Where the null versions of keys are that are not their newest, by key.
 pub const NULLS: u8 = b'n';
 /// Object versions, by key, newest first.
@@ -27,6 +29,8 @@ pub const PARTS: u8 = b'p';
 pub const COUNTERS: u8 = b'r';
 /// Numbers of the parts that a completed upload did not name, by upload.
 pub const UNNAMED: u8 = b's';
+/// The row of ages.
+pub const AGES: u8 = b't';
 /// Uploads under way, by key and id.
 pub const UPLOADS: u8 = b'u';
 /// Floors of writers.
@@ -46,6 +50,21 @@ pub fn counters() -> Vec<u8> {
 /// The row of a bucket's incarnation.
 pub fn bucket(bucket: BucketId) -> Vec<u8> {
     numbered(BUCKETS, &bucket.0.to_be_bytes())
+}
+
+/// The lifecycle of a bucket's incarnation.
+pub fn lifecycle(bucket: BucketId) -> Vec<u8> {
+    numbered(LIFECYCLES, &bucket.0.to_be_bytes())
+}
+
+/// The bucket whose lifecycle this row is.
+pub fn lifecycle_of(row: &[u8]) -> Option<BucketId> {
+    row.strip_prefix(&[LIFECYCLES])?.try_into().ok().map(|number| BucketId(u64::from_be_bytes(number)))
+}
+
+/// The one row that says how old revisions are.
+pub fn ages() -> Vec<u8> {
+    vec![AGES]
 }
 
 /// One version of an object: newer versions sort before older ones.

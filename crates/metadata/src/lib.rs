@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+mod ages;
 mod blob;
 mod bucket;
 pub mod client;
 pub mod commands;
 mod garbage;
 pub mod keys;
+mod lifecycle;
 mod listing;
 mod merge;
 mod object;
@@ -19,6 +21,7 @@ mod upload;
 mod versions;
 
 pub use client::Client;
+pub use lifecycle::Walks;
 pub use partition::Partition;
 
 use protocol::record::Headers;
@@ -284,6 +287,59 @@ pub enum Error {
     Unknown(String),
     #[error("busy")]
     Busy,
+}
+
+/// Where the walk that carries out a bucket's lifecycle is in one partition. Each of its steps names the one before, so that of
+/// two who walk one comes first, and a late one changes nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Under which the lifecycle was set.
+    pub attempt: u64,
+    /// Walks that came to their end since.
+    pub walk: u64,
+    /// The row at which it goes on; empty: at the first.
+    pub at: Vec<u8>,
+}
+
+/// How far a look ahead came, without changing anything.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Ahead {
+    /// The row at which to go on: what is due, or where it had seen enough.
+    pub at: Vec<u8>,
+    /// What stands there is due.
+    pub due: bool,
+    /// There is nothing behind it.
+    pub end: bool,
+    /// Rows that were looked at.
+    pub read: u32,
+}
+
+/// What a step of a walk removed, and where the walk is since.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Expired {
+    pub gone: Vec<Gone>,
+    pub cursor: Cursor,
+}
+
+/// One thing that expired.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Gone {
+    pub key: String,
+    pub what: Doomed,
+    /// That its end made.
+    pub revision: Revision,
+    /// The marker that hides it from now on, where versioning was ever set.
+    pub marker: Option<VersionId>,
+}
+
+/// What expires.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Doomed {
+    /// A current object, of that revision.
+    Current(Revision),
+    /// A version that is not current, or a marker that hides nothing.
+    Version(Revision, VersionId),
+    Upload(UploadId),
 }
 
 /// Place of an entry in a partition's garbage queue: the revision of the command that queued it, and its ordinal

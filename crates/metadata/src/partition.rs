@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::commands::{Command, Query, Reply};
 use crate::rows::Read;
 use crate::upload::Completion;
-use crate::{Deletion, Error, Upload, blob, bucket, garbage, listing, object, tags, upload, versions};
+use crate::{Deletion, Error, Upload, ages, blob, bucket, garbage, lifecycle, listing, object, tags, upload, versions};
 
 /// One partition. Its whole state is in its rows.
 #[derive(Default)]
@@ -77,6 +77,18 @@ impl StateMachine for Partition {
                 let result = tags::set(rows, bucket, &key, version, tags);
                 applied(rows, result)
             }
+            Command::SetLifecycle { bucket, attempt, lifecycle } => {
+                let result = lifecycle::set(rows, bucket, attempt, lifecycle);
+                applied(rows, result)
+            }
+            Command::MarkAge { revision, now_ms } => {
+                let result = ages::mark(rows, revision, now_ms);
+                applied(rows, result)
+            }
+            Command::Expire { bucket, from, at, now_ms } => {
+                let result = lifecycle::expire(rows, bucket, &from, &at, now_ms);
+                applied(rows, result)
+            }
         }
     }
 
@@ -101,6 +113,8 @@ impl StateMachine for Partition {
                 let readable = bucket::readable(rows, bucket);
                 answered(rows, readable.and_then(|_| versions::place(rows, bucket, &key, version)))
             }
+            Query::Lifecycles { after } => answered(rows, lifecycle::list(rows, after)),
+            Query::Ahead { bucket, at, now_ms } => answered(rows, lifecycle::ahead(rows, bucket, &at, now_ms)),
         }
     }
 }

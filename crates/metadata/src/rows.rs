@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 use consensus::{Rows, RowsMut};
-use protocol::{BlobRef, BucketId, Home, Marker, Record, Revision, UploadId, Versioning, wire};
+use protocol::{BlobRef, BucketId, Home, Lifecycle, Marker, Record, Revision, UploadId, Versioning, wire};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Part, Upload, keys};
+use crate::{Cursor, Error, Part, Upload, keys};
 
 /// Whether a bucket takes writes in this partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -65,6 +65,23 @@ impl Default for Counters {
     }
 }
 
+/// Row of a bucket's lifecycle.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LifecycleRow {
+    pub lifecycle: Lifecycle,
+    /// Where the walk that carries it out is.
+    pub cursor: Cursor,
+    /// Cluster time of its last step, in milliseconds: none goes back behind it.
+    pub walked_ms: u64,
+}
+
+/// The row of ages.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Ages {
+    /// What has a revision up to this one was made when cluster time, in milliseconds, was no later than this. Both rise.
+    pub marks: Vec<(Revision, u64)>,
+}
+
 /// An upload under way.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct UploadRow {
@@ -116,7 +133,7 @@ pub(crate) enum VersionHead<'a> {
     Marker(Marker),
 }
 
-/// A record without its headers and its body, borrowed from its row. The fields are those of [`Record`], in order.
+/// A record up to its tags, without its headers and its body, borrowed from its row. The fields are those of [`Record`], in order.
 #[derive(Deserialize)]
 pub(crate) struct RecordHead<'a> {
     pub revision: Revision,
@@ -128,6 +145,8 @@ pub(crate) struct RecordHead<'a> {
     #[serde(borrow)]
     _headers: HeadersHead<'a>,
     pub modified_ms: u64,
+    #[serde(borrow)]
+    pub tags: Vec<(&'a str, &'a str)>,
 }
 
 /// A checksum, borrowed. The fields are those of [`protocol::Checksum`], in order.
@@ -162,6 +181,7 @@ pub(crate) struct PartHead<'a> {
 pub(crate) trait Read {
     fn bytes(&self, key: &[u8]) -> Option<Bytes>;
     fn first_in(&self, from: &[u8], to: &[u8]) -> Option<(Bytes, Bytes)>;
+    fn last_in(&self, from: &[u8], to: &[u8]) -> Option<(Bytes, Bytes)>;
     fn visit(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool);
 
     /// The row `key`, decoded.
@@ -184,6 +204,10 @@ impl Read for Rows<'_> {
         self.first(from, to)
     }
 
+    fn last_in(&self, from: &[u8], to: &[u8]) -> Option<(Bytes, Bytes)> {
+        self.last(from, to)
+    }
+
     fn visit(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
         self.scan(from, to, visit);
     }
@@ -196,6 +220,10 @@ impl Read for RowsMut<'_> {
 
     fn first_in(&self, from: &[u8], to: &[u8]) -> Option<(Bytes, Bytes)> {
         self.first(from, to)
+    }
+
+    fn last_in(&self, from: &[u8], to: &[u8]) -> Option<(Bytes, Bytes)> {
+        self.last(from, to)
     }
 
     fn visit(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {

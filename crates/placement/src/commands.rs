@@ -5,8 +5,8 @@
 
 use crate::root::bucket_settings::Tags;
 use crate::root::groups::Group;
-use crate::{Bootstrap, Bucket, Error};
-use protocol::{DriveId, Epoch, GroupId, NodeId, ReplicaId, Scheme, SlotPlace, Versioning, Volume, VolumeId, WriterId};
+use crate::{Bootstrap, Bucket, BucketLifecycle, Error};
+use protocol::{DriveId, Epoch, GroupId, Lifecycle, NodeId, ReplicaId, Scheme, SlotPlace, Versioning, Volume, VolumeId, WriterId};
 use serde::{Deserialize, Serialize};
 
 /// What changes the root group's state.
@@ -47,6 +47,11 @@ pub enum Command {
     LoseDrive { drive: DriveId },
     /// Set the tags of a live bucket in place of those that it has.
     SetBucketTags { name: String, tags: Tags },
+    /// Begin to set the lifecycle of a live bucket, one without rules to have none, under a new attempt. `None`: go on with
+    /// what is under way, if anything is.
+    BeginSetLifecycle { name: String, lifecycle: Option<Lifecycle> },
+    /// Every partition has it, for the current attempt only.
+    FinishSetLifecycle { name: String, attempt: u64 },
 }
 
 /// What is asked without changing anything.
@@ -79,6 +84,10 @@ pub enum Query {
     BucketTags {
         name: String,
     },
+    /// The lifecycle of a bucket that exists.
+    BucketLifecycle {
+        name: String,
+    },
 }
 
 /// What a command or query came to.
@@ -100,6 +109,7 @@ pub enum Reply {
     Groups(Vec<Group>),
     Drives(Vec<DriveId>),
     Tags(Tags),
+    Lifecycle(Box<BucketLifecycle>),
 }
 
 /// The volumes that may still change by writing, and how many there are of each kind.

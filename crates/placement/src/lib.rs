@@ -22,7 +22,7 @@ pub use root::Root;
 pub use root::groups::{Group, Replacing};
 pub use service::Service;
 
-use protocol::{BucketId, ClusterMap, DriveId, GroupId, NodeId, Scheme, Versioning};
+use protocol::{BucketId, ClusterMap, DriveId, GroupId, Lifecycle, NodeId, Scheme, Versioning};
 use serde::{Deserialize, Serialize};
 
 /// What the cluster is at its first start; every root voter derives the same from the configuration.
@@ -55,7 +55,7 @@ pub struct Bucket {
     pub owner: String,
     pub created_ms: u64,
     pub state: BucketState,
-    /// Rises with every creation, deletion, reopening or setting of versioning; commands under a smaller one change
+    /// Rises with every creation, deletion, reopening or setting of versioning or of a lifecycle; commands under a smaller one change
     /// nothing.
     pub attempt: u64,
     /// Where its keys are.
@@ -64,6 +64,16 @@ pub struct Bucket {
     pub versioning: Versioning,
     /// What it is being set to: some partitions may have it already. Whoever meets it goes on with it or with another.
     pub setting: Option<Versioning>,
+}
+
+/// The lifecycle of a bucket in the root group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BucketLifecycle {
+    pub bucket: Bucket,
+    /// As it was last set in every partition; without rules: the bucket has none.
+    pub set: Lifecycle,
+    /// What it is being set to: some partitions may have it already. Whoever meets it goes on with it or with another.
+    pub setting: Option<Lifecycle>,
 }
 
 /// Why the root group did not do what was asked.

@@ -85,6 +85,7 @@ impl StateMachine for Root {
             Ok(Query::Groups { from, max }) => Ok(groups::query_page(rows, from, max)),
             Ok(Query::LostDrives) => Ok(groups::query_lost(rows)),
             Ok(Query::BucketTags { name }) => bucket_settings::query_tags(rows, &name),
+            Ok(Query::BucketLifecycle { name }) => bucket_settings::query_lifecycle(rows, &name),
             Err(error) => Err(Error::Malformed(error.to_string())),
         };
         wire::encode(&Answer { revision: counters.revision, result })
@@ -110,6 +111,8 @@ fn apply_command(rows: &mut RowsMut<'_>, counters: &mut Counters, command: Comma
         Command::AbandonReplace { group, attempt } => groups::abandon_replace(rows, group, attempt),
         Command::LoseDrive { drive } => groups::lose_drive(rows, drive),
         Command::SetBucketTags { name, tags } => bucket_settings::set_tags(rows, &name, &tags),
+        Command::BeginSetLifecycle { name, lifecycle } => bucket_settings::begin_set_lifecycle(rows, counters, &name, lifecycle),
+        Command::FinishSetLifecycle { name, attempt } => bucket_settings::finish_set_lifecycle(rows, &name, attempt),
     }
 }
 

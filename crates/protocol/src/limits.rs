@@ -22,6 +22,10 @@ pub const TAG_KEY_UNITS_MAX: usize = 128;
 pub const TAG_VALUE_UNITS_MAX: usize = 256;
 /// Most tags of a bucket (S3's limit).
 pub const BUCKET_TAGS_MAX: usize = 50;
+/// Most rules of a bucket's lifecycle (S3's limit).
+pub const LIFECYCLE_RULES_MAX: usize = 1000;
+/// Largest lifecycle of a bucket, encoded.
+pub const LIFECYCLE_BYTES_MAX: usize = 128 << 10;
 /// Most entries in one page of a listing.
 pub const LIST_KEYS_MAX: usize = 1000;
 /// Most keys in one DeleteObjects.

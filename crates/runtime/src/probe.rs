@@ -52,6 +52,8 @@ pub const WAYPOINTS: &[&str] = &[
     "gateway-committed-before-reply",
     "gateway-volume-before-opening",
     "gateway-volume-before-slots",
+    "lifecycle-begun",
+    "lifecycle-set-everywhere",
     "versioning-begun",
     "versioning-set-everywhere",
 ];

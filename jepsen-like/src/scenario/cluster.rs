@@ -7,7 +7,10 @@ use protocol::Scheme;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::text::{self, ByteRange, TimeRange};
+use super::text::{self, ByteRange, Time, TimeRange};
+
+/// Shortest day of lifecycles.
+const DAY_MIN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -52,6 +55,8 @@ pub struct Knobs {
     pub checkpoint_bytes: Option<u64>,
     /// Of a link, one way.
     pub latency: Option<RangeInclusive<Duration>>,
+    /// Length of the days of lifecycles. Some buckets have rules then: all that is in them expires after a day.
+    pub day: Option<Duration>,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +117,7 @@ pub(super) struct KnobsTable {
     log_tail_bytes: Option<Spanned<ByteRange>>,
     checkpoint_bytes: Option<Spanned<ByteRange>>,
     latency: Option<TimeRange>,
+    day: Option<Spanned<Time>>,
 }
 
 impl KnobsTable {
@@ -121,6 +127,11 @@ impl KnobsTable {
             && !(1..=1000).contains(partitions.get_ref())
         {
             return Some((partitions.span().start, "partitions is between 1 and 1000".to_owned()));
+        }
+        if let Some(day) = &self.day
+            && day.get_ref().0 < DAY_MIN
+        {
+            return Some((day.span().start, "a day has ten seconds at least: cluster time goes on so often".to_owned()));
         }
         let of_objects = [&self.blob_bytes, &self.inline_bytes_max, &self.gateway_bytes_max, &self.drive_bytes];
         let of_logs = [&self.log_segment_bytes, &self.log_tail_bytes, &self.checkpoint_bytes];
@@ -142,6 +153,7 @@ impl From<KnobsTable> for Knobs {
             log_tail_bytes: one(table.log_tail_bytes),
             checkpoint_bytes: one(table.checkpoint_bytes),
             latency: table.latency.map(|latency| latency.0),
+            day: table.day.map(|day| day.into_inner().0),
         }
     }
 }

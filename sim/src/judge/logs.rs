@@ -43,8 +43,9 @@ impl Logs {
         }
     }
 
-    /// Take in what became durable since the last call. `committed` is how far the nodes say that a group is.
-    pub fn advance(&mut self, drives: &Drives, committed: &BTreeMap<GroupId, u64>) -> Vec<Violation> {
+    /// Take in what became durable since the last call, when cluster time was `known_ms`. `committed` is how far the nodes say that
+    /// a group is.
+    pub fn advance(&mut self, drives: &Drives, committed: &BTreeMap<GroupId, u64>, known_ms: u64) -> Vec<Violation> {
         let mut found = Vec::new();
         found.extend(self.homes_of_replicas.clone().into_iter().filter_map(|drive| self.advance_drive(drive, drives)));
         // Before a replica is made, the log of its group names its drive.
@@ -54,7 +55,7 @@ impl Logs {
         }
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
         for group in groups {
-            self.witness_more(group, committed.get(&group).copied().unwrap_or(0));
+            self.witness_more(group, committed.get(&group).copied().unwrap_or(0), known_ms);
             let witness = self.witnesses.get_mut(&group).expect("one for each group");
             found.extend(witness.take_broken());
             for (blob, home) in witness.take_named() {
@@ -98,6 +99,12 @@ impl Logs {
             }
         }
         drives.difference(&self.homes_of_replicas).copied().collect()
+    }
+
+    /// Readings of cluster time that commands brought since the last call, each with its group.
+    pub fn take_readings(&mut self) -> Vec<(GroupId, u64)> {
+        let of = |witness: &mut Witness| witness.take_readings().into_iter().map(|now_ms| (witness.group, now_ms)).collect::<Vec<_>>();
+        self.witnesses.values_mut().flat_map(of).collect()
     }
 
     /// Whether something can be said of all groups.
@@ -189,7 +196,7 @@ impl Logs {
     }
 
     /// Let the witness of `group` apply what is committed.
-    fn witness_more(&mut self, group: GroupId, said: u64) {
+    fn witness_more(&mut self, group: GroupId, said: u64, known_ms: u64) {
         let written = self.logs(group).map(|log| log.commit).max().unwrap_or(0);
         loop {
             let end = said.max(written).max(self.surely_committed(group));
@@ -205,7 +212,7 @@ impl Logs {
                 }
             }
             let witness = self.witnesses.get_mut(&group).expect("one for each group");
-            entries.iter().for_each(|(index, entry)| witness.apply(*index, entry));
+            entries.iter().for_each(|(index, entry)| witness.apply(*index, entry, known_ms));
             let Some((index, entry)) = entries.last().filter(|(_, entry)| entry.change) else { return };
             if let Some(change) = decode_change(&entry.data) {
                 self.follow(group, *index, change);

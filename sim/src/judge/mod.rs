@@ -5,6 +5,7 @@
 mod acknowledged;
 mod claims;
 mod drives;
+mod expiry;
 mod fences;
 mod ledger;
 mod liveness;
@@ -231,7 +232,7 @@ impl Judge {
         }
         let mut guard = self.state.lock().expect("nothing panics under this lock");
         let State { logs, claims, volumes, time, found, missing, too_old, .. } = &mut *guard;
-        found.extend(logs.advance(&self.drives, &committed));
+        found.extend(logs.advance(&self.drives, &committed, time.seen_ms()));
         claims.note(side::elapsed_ns(), &status);
         claims.judge(&status, logs);
         missing.extend(volumes.judge(logs, &self.drives));
@@ -240,8 +241,12 @@ impl Judge {
             let text = format!("replica {} of group {} cannot follow: {:?}", old.replica, old.group, old.trouble);
             found.push(Violation::new("version-known-to-all", text));
         }
+        let readings = logs.take_readings();
         let showed = || time::clocks(&self.cluster).into_iter().map(|(_, latest)| latest).collect();
         found.extend(time.judge(node::inspect::cluster_time_ms(logs.root().rows()), showed));
+        if !readings.is_empty() {
+            found.extend(time::judge_readings(&readings, showed()));
+        }
         guard
     }
 

@@ -5,7 +5,7 @@
 use crate::violation::Violation;
 use metadata::commands::{Command, Reply};
 use metadata::rows::Share;
-use metadata::{Applied, Completed, Tagged};
+use metadata::{Applied, Completed, Doomed, Expired, Gone, Tagged};
 use protocol::{BlobId, Body, BucketId, Home, Revision, VersionId, Versioning, WriterId, key_hash, wire};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,6 +133,25 @@ impl Rules {
                     fence(format!("{bucket:?} obeyed attempt {attempt} to make it {versioning:?}; it is {known:?}"));
                 }
             },
+            Command::SetLifecycle { bucket, attempt, .. } if accepted::<()>(reply).is_some() => match self.buckets.get_mut(bucket) {
+                Some(standing) if standing.state == State::Open && *attempt >= standing.attempt => standing.attempt = *attempt,
+                known => {
+                    let known = known.map(|standing| (standing.state, standing.attempt));
+                    fence(format!("{bucket:?} obeyed attempt {attempt} to have another lifecycle; it is {known:?}"));
+                }
+            },
+            Command::Expire { bucket, .. } if let Some(Expired { gone, .. }) = accepted(reply) => {
+                for Gone { key, what, revision, marker } in gone {
+                    self.revision = self.revision.max(Some(revision));
+                    let standing = self.write(*bucket, &key, &mut fence);
+                    match (what, marker) {
+                        (Doomed::Current(_), Some(_)) => standing.made(&key, revision, marker, &mut fence),
+                        (Doomed::Current(_), None) => drop(standing.versions.remove(&(key, VersionId::Null))),
+                        (Doomed::Version(_, id), _) => drop(standing.versions.remove(&(key, id))),
+                        (Doomed::Upload(_), _) => {}
+                    }
+                }
+            }
             Command::SetTags { bucket, key, version, .. } if let Some(tagged) = accepted::<Tagged>(reply) => {
                 self.revision = self.revision.max(Some(tagged.revision));
                 let standing = self.write(*bucket, key, &mut fence);

@@ -4,7 +4,7 @@
 use crate::cluster::Cluster;
 use crate::violation::Violation;
 use jepsen_like::scenario::Fault;
-use protocol::{NodeId, ROOT};
+use protocol::{GroupId, NodeId, ROOT};
 use std::time::Duration;
 
 /// In which simulated time cluster time must have come as far as the clocks were, when all is well.
@@ -36,6 +36,15 @@ impl ClusterTime {
     pub fn seen_ms(&self) -> u64 {
         self.seen_ms
     }
+}
+
+/// What expires is judged by readings of cluster time, which is never later than most root voters' clocks ever `showed`.
+pub fn judge_readings(readings: &[(GroupId, u64)], showed_ms: Vec<u64>) -> Vec<Violation> {
+    let most = middle(showed_ms);
+    let text = |(group, now_ms): &(GroupId, u64)| {
+        format!("group {group} was told that cluster time is {now_ms} ms, and most root voters' clocks never showed more than {most} ms")
+    };
+    readings.iter().filter(|(_, now_ms)| *now_ms > most).map(|reading| Violation::new("expiry-by-cluster-time", text(reading))).collect()
 }
 
 /// Whether a fault makes clocks wrong.
@@ -71,5 +80,7 @@ mod tests {
         assert_eq!(time.judge(300, || unreachable!("it does not move")), None);
         assert_eq!(time.judge(301, clocks).map(|found| found.check), Some("cluster-time-of-most".to_owned()));
         assert_eq!(time.judge(300, clocks).map(|found| found.check), Some("cluster-time-rises".to_owned()));
+        let found = judge_readings(&[(GroupId(1), 300), (GroupId(2), 301)], clocks());
+        assert_eq!(found.iter().map(|found| found.check.as_str()).collect::<Vec<_>>(), ["expiry-by-cluster-time"]);
     }
 }

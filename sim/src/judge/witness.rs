@@ -2,6 +2,7 @@
 //! durably, and so knows every version that was ever committed, and which blobs it has. It counts commands by itself:
 //! a command that is retried is applied once here whatever the replicas do.
 
+use super::expiry::Expiry;
 use super::rules::Rules;
 use crate::violation::Violation;
 use bytes::Bytes;
@@ -61,6 +62,7 @@ pub struct Witness {
     written: BTreeMap<String, Vec<Written>>,
     accepted: VecDeque<Accepted>,
     rules: Rules,
+    expiry: Expiry,
     broken: Vec<Violation>,
 }
 
@@ -82,6 +84,7 @@ impl Witness {
             written: BTreeMap::new(),
             accepted: VecDeque::new(),
             rules: Rules::default(),
+            expiry: Expiry::default(),
             broken: Vec::new(),
         }
     }
@@ -94,6 +97,11 @@ impl Witness {
     /// Blobs that were named since the last call, and by which homes.
     pub fn take_named(&mut self) -> Vec<(BlobId, Home)> {
         self.rules.take_named()
+    }
+
+    /// Readings of cluster time that commands brought since the last call.
+    pub fn take_readings(&mut self) -> Vec<u64> {
+        self.expiry.take_readings()
     }
 
     /// The last entry that was applied.
@@ -128,8 +136,8 @@ impl Witness {
         living
     }
 
-    /// Apply the next committed entry.
-    pub fn apply(&mut self, index: u64, entry: &LoggedEntry) {
+    /// Apply the next committed entry, which was made when cluster time was `known_ms` or later.
+    pub fn apply(&mut self, index: u64, entry: &LoggedEntry, known_ms: u64) {
         assert_eq!(index, self.applied + 1, "entries are applied one after another");
         self.applied = index;
         if entry.change {
@@ -149,7 +157,7 @@ impl Witness {
         }
         let reply = self.machine.apply(&mut self.rows.rows_mut(), command);
         if self.group != protocol::ROOT {
-            self.note(index, entry.term, command, &reply);
+            self.note(index, entry.term, command, &reply, known_ms);
         }
     }
 
@@ -165,10 +173,11 @@ impl Witness {
         sound && room && writer.done.insert(session.counter)
     }
 
-    fn note(&mut self, index: u64, term: u64, command: &[u8], reply: &[u8]) {
+    fn note(&mut self, index: u64, term: u64, command: &[u8], reply: &[u8], known_ms: u64) {
         let Ok(command) = wire::decode::<Command>(command) else { return };
         let broken = self.rules.judge(&command, reply);
-        self.broken.extend(broken.into_iter().map(|mut broken| {
+        let expired = self.expiry.judge(&command, reply, known_ms);
+        self.broken.extend(broken.into_iter().chain(expired).map(|mut broken| {
             broken.text += &format!(" (group {}, entry {index})", self.group);
             broken
         }));

@@ -44,6 +44,9 @@ pub struct Knobs {
     pub snapshot_page_bytes: usize,
     /// Share of the scenario's clients that take part.
     pub clients_percent: usize,
+    /// Length of the days of lifecycles, if some buckets have one.
+    #[serde(default)]
+    pub day_ms: Option<u64>,
     /// By node.
     pub clocks: Vec<ClockKnob>,
 }
@@ -95,6 +98,7 @@ impl Knobs {
             // A range of links is half open, and never empty.
             knobs.latency_us = (us(latency.start()), us(latency.end()).max(us(latency.start()) + 1));
         }
+        knobs.day_ms = fixed.day.map(|day| u64::try_from(day.as_millis()).expect("less than a year"));
         knobs
     }
 
@@ -128,6 +132,7 @@ impl Knobs {
             segment_bytes: *one(&mut stream("segment"), &[16 << 20, 1 << 20]),
             snapshot_page_bytes: *one(&mut stream("snapshot page"), &[1 << 20, 4 << 10]),
             clients_percent: *one(&mut stream("clients"), &[100, 100, 50, 20]),
+            day_ms: None,
             clocks,
         }
     }

@@ -22,6 +22,9 @@ pub enum Operation {
     GetBucketTagging,
     PutBucketTagging,
     DeleteBucketTagging,
+    GetBucketLifecycleConfiguration,
+    PutBucketLifecycleConfiguration,
+    DeleteBucketLifecycle,
     ListObjects,
     ListObjectsV2,
     ListObjectVersions,
@@ -228,7 +231,7 @@ const fn row(operation: Operation, method: &'static str, level: Level) -> Row {
 }
 
 /// Every operation that is served.
-pub static TABLE: [Row; 29] = [
+pub static TABLE: [Row; 32] = [
     Row {
         parameters: &[("prefix", Rule::Any), ("max-buckets", Rule::Any), ("continuation-token", Rule::Any), ("bucket-region", Rule::Any)],
         ..row(Operation::ListBuckets, "GET", Level::Service)
@@ -256,6 +259,14 @@ pub static TABLE: [Row; 29] = [
     Row { selectors: &["tagging"], ..row(Operation::GetBucketTagging, "GET", Level::Bucket) },
     Row { selectors: &["tagging"], content: Content::Xml, headers: DIGESTS, ..row(Operation::PutBucketTagging, "PUT", Level::Bucket) },
     Row { selectors: &["tagging"], ..row(Operation::DeleteBucketTagging, "DELETE", Level::Bucket) },
+    Row { selectors: &["lifecycle"], ..row(Operation::GetBucketLifecycleConfiguration, "GET", Level::Bucket) },
+    Row {
+        selectors: &["lifecycle"],
+        content: Content::Xml,
+        headers: DIGESTS,
+        ..row(Operation::PutBucketLifecycleConfiguration, "PUT", Level::Bucket)
+    },
+    Row { selectors: &["lifecycle"], ..row(Operation::DeleteBucketLifecycle, "DELETE", Level::Bucket) },
     Row { parameters: LIST_PARAMETERS, ..row(Operation::ListObjects, "GET", Level::Bucket) },
     Row { selectors: &["list-type"], parameters: LIST_V2_PARAMETERS, ..row(Operation::ListObjectsV2, "GET", Level::Bucket) },
     Row { selectors: &["versions"], parameters: LIST_VERSIONS_PARAMETERS, ..row(Operation::ListObjectVersions, "GET", Level::Bucket) },
@@ -348,6 +359,9 @@ impl Operation {
             Operation::GetBucketTagging => "GetBucketTagging",
             Operation::PutBucketTagging => "PutBucketTagging",
             Operation::DeleteBucketTagging => "DeleteBucketTagging",
+            Operation::GetBucketLifecycleConfiguration => "GetBucketLifecycleConfiguration",
+            Operation::PutBucketLifecycleConfiguration => "PutBucketLifecycleConfiguration",
+            Operation::DeleteBucketLifecycle => "DeleteBucketLifecycle",
             Operation::ListObjects => "ListObjects",
             Operation::ListObjectsV2 => "ListObjectsV2",
             Operation::ListObjectVersions => "ListObjectVersions",
@@ -441,6 +455,9 @@ mod tests {
             (Method::GET, Bucket, "tagging", false, Operation::GetBucketTagging),
             (Method::PUT, Bucket, "tagging", false, Operation::PutBucketTagging),
             (Method::DELETE, Bucket, "tagging", false, Operation::DeleteBucketTagging),
+            (Method::GET, Bucket, "lifecycle", false, Operation::GetBucketLifecycleConfiguration),
+            (Method::PUT, Bucket, "lifecycle", false, Operation::PutBucketLifecycleConfiguration),
+            (Method::DELETE, Bucket, "lifecycle", false, Operation::DeleteBucketLifecycle),
             (Method::GET, Bucket, "versions&prefix=a", false, Operation::ListObjectVersions),
             (Method::GET, Bucket, "prefix=a", false, Operation::ListObjects),
             (Method::GET, Bucket, "list-type=2&prefix=a", false, Operation::ListObjectsV2),

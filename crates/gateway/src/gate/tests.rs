@@ -60,6 +60,8 @@ fn served_requests() {
         ("DELETE", "/bucket/key?tagging", vec![], Operation::DeleteObjectTagging),
         ("PUT", "/bucket?tagging", vec![length], Operation::PutBucketTagging),
         ("DELETE", "/bucket?tagging", vec![], Operation::DeleteBucketTagging),
+        ("PUT", "/bucket?lifecycle", vec![length, ("x-amz-checksum-crc32", "x")], Operation::PutBucketLifecycleConfiguration),
+        ("DELETE", "/bucket?lifecycle", vec![], Operation::DeleteBucketLifecycle),
         ("PUT", "/bucket/key?partNumber=1&uploadId=a", vec![length, ("x-amz-checksum-crc32", "x")], Operation::UploadPart),
         ("POST", "/bucket/key?uploadId=a", vec![length, ("x-amz-mp-object-size", "5")], Operation::CompleteMultipartUpload),
     ] {

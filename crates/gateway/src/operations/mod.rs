@@ -4,6 +4,7 @@
 mod bucket;
 mod bucket_tagging;
 mod copy;
+mod lifecycle;
 mod list;
 mod multipart;
 mod object;
@@ -41,6 +42,8 @@ const OWNER: &str = "keepstone";
 /// S3 over the services of the cluster.
 pub struct Operations {
     region: String,
+    /// Length of the days of lifecycles, in milliseconds.
+    day_ms: u64,
     cluster: Cluster,
     admission: Arc<Admission>,
     write: WritePath,
@@ -57,7 +60,7 @@ impl Operations {
         let read = ReadPath::new(cluster.clone(), admission.clone(), suspects.clone());
         let inline = settings.inline_bytes_max.min(protocol::limits::COMMAND_BYTES_MAX / 2);
         let write = WritePath::new(cluster.clone(), admission.clone(), volumes, suspects, settings.blob_bytes, inline);
-        Operations { region: settings.region, cluster, admission, write, read, blob_bytes: settings.blob_bytes }
+        Operations { region: settings.region, day_ms: settings.day_ms, cluster, admission, write, read, blob_bytes: settings.blob_bytes }
     }
 
     /// The bound of the bytes of bodies.
@@ -189,7 +192,7 @@ fn not_implemented(what: &str) -> S3Error {
     s3_error!(NotImplemented, "A header or parameter you provided implies functionality that is not implemented: {what}")
 }
 
-fn timestamp(ms: u64) -> Timestamp {
+pub(crate) fn timestamp(ms: u64) -> Timestamp {
     let nanos = i128::from(ms) * 1_000_000;
     time::OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(time::OffsetDateTime::UNIX_EPOCH).into()
 }
@@ -331,6 +334,9 @@ operations! {
     get_bucket_tagging(GetBucketTaggingInput) -> GetBucketTaggingOutput;
     put_bucket_tagging(PutBucketTaggingInput) -> PutBucketTaggingOutput;
     delete_bucket_tagging(DeleteBucketTaggingInput) -> DeleteBucketTaggingOutput;
+    get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput;
+    put_bucket_lifecycle_configuration(PutBucketLifecycleConfigurationInput) -> PutBucketLifecycleConfigurationOutput;
+    delete_bucket_lifecycle(DeleteBucketLifecycleInput) -> DeleteBucketLifecycleOutput;
     put_object(PutObjectInput) -> PutObjectOutput;
     get_object(GetObjectInput) -> GetObjectOutput;
     head_object(HeadObjectInput) -> HeadObjectOutput;

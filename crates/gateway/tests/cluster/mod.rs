@@ -108,6 +108,7 @@ impl Cluster {
             domains: Vec::new(),
             inline_bytes_max: INLINE_BYTES,
             blob_bytes: BLOB_BYTES,
+            day_ms: protocol::lifecycle::DAY_MS,
         };
         let operations = Operations::new(settings, clients);
         Cluster { operations, server, folders, _running: (service, vec![listening, heart]) }

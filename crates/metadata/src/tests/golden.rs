@@ -1,8 +1,9 @@
 //! Bytes of rows as drives hold them. If a test here fails, the format changed: that needs a new format version.
 
 use super::*;
-use crate::rows::{BucketRow, BucketState, CompletedRow, Condemned, Counters, GarbageRow, PartRow, UploadRow, decode};
-use crate::{GarbageId, Upload, keys};
+use crate::rows::{Ages, BucketRow, BucketState, CompletedRow, Condemned, Counters, GarbageRow, LifecycleRow, PartRow, UploadRow, decode};
+use crate::{Cursor, GarbageId, Upload, keys};
+use protocol::lifecycle::{Expiration, Lifecycle, Rule};
 use protocol::record::PartRef;
 use protocol::{Checksum, ChecksumKind, Home, Marker, Versioning};
 use serde::{Serialize, de::DeserializeOwned};
@@ -115,6 +116,21 @@ fn upload_and_part_rows() {
         "010903ac022030303030303030303030303030303030303030303030303030303030303061620101040102030401060101010305ac0205",
     );
     golden(&keys::unnamed(id), "7300000000000000010000000000000002", &vec![1u16, 300], "010201ac02");
+}
+
+#[test]
+fn lifecycle_and_age_rows() {
+    let rule = Rule { id: "r".into(), enabled: true, expiration: Some(Expiration::Days(300)), ..Rule::default() };
+    let lifecycle = Lifecycle { day_ms: 300, rules: vec![rule] };
+    let cursor = Cursor { attempt: 7, walk: 2, at: vec![0x6f, 0xff] };
+    golden(
+        &keys::lifecycle(BUCKET),
+        "6c0000000000000007",
+        &LifecycleRow { lifecycle, cursor, walked_ms: 300 },
+        "01ac0201017201000000000001 00ac020000 0702026fffac02".replace(' ', "").as_str(),
+    );
+    assert_eq!(keys::lifecycle_of(&keys::lifecycle(BUCKET)), Some(BUCKET));
+    golden(&keys::ages(), "74", &Ages { marks: vec![(Revision(9), 300)] }, "010109ac02");
 }
 
 #[test]

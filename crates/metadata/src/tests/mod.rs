@@ -2,6 +2,7 @@
 
 mod claims;
 mod golden;
+mod lifecycle;
 mod listings;
 mod model;
 mod transcripts;

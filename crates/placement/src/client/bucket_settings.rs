@@ -1,9 +1,10 @@
 //! What is set for buckets and steers no write.
 
 use super::Client;
-use crate::Error;
 use crate::commands::{Command, Query, Reply};
 use crate::service::unexpected;
+use crate::{BucketLifecycle, Error};
+use protocol::Lifecycle;
 use runtime::time::Instant;
 
 impl Client {
@@ -21,5 +22,30 @@ impl Client {
             Reply::Tags(tags) => Ok(tags),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Begin to set the lifecycle of a live bucket under a new attempt, one without rules to have none; `None`: go on with what
+    /// is under way. If nothing is, the answer has nothing to set.
+    pub async fn begin_set_lifecycle(&self, name: &str, lifecycle: Option<Lifecycle>, deadline: Instant) -> Result<BucketLifecycle, Error> {
+        let begun = self.command(Command::BeginSetLifecycle { name: name.to_string(), lifecycle }, deadline).await;
+        self.forget_bucket(name);
+        lifecycle_of(begun?)
+    }
+
+    /// Every partition has the lifecycle under `attempt`: it is the bucket's.
+    pub async fn finish_set_lifecycle(&self, name: &str, attempt: u64, deadline: Instant) -> Result<(), Error> {
+        self.done(name, Command::FinishSetLifecycle { name: name.to_string(), attempt }, deadline).await
+    }
+
+    /// The lifecycle of a bucket, linearizable.
+    pub async fn bucket_lifecycle(&self, name: &str, deadline: Instant) -> Result<BucketLifecycle, Error> {
+        lifecycle_of(self.query(Query::BucketLifecycle { name: name.to_string() }, deadline).await?)
+    }
+}
+
+fn lifecycle_of(reply: Reply) -> Result<BucketLifecycle, Error> {
+    match reply {
+        Reply::Lifecycle(lifecycle) => Ok(*lifecycle),
+        other => Err(unexpected(&other)),
     }
 }

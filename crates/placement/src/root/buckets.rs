@@ -172,7 +172,7 @@ pub(super) fn query_page(rows: &Rows<'_>, after: &str, max: u32) -> Reply {
 }
 
 /// The bucket, if `attempt` is the one that it stands under.
-fn of_attempt(rows: &RowsMut<'_>, name: &str, attempt: u64) -> Result<Bucket, Error> {
+pub(super) fn of_attempt(rows: &RowsMut<'_>, name: &str, attempt: u64) -> Result<Bucket, Error> {
     let bucket = find_mut(rows, name).ok_or(Error::NoSuchBucket)?;
     if bucket.attempt == attempt {
         return Ok(bucket);
@@ -196,7 +196,8 @@ pub(super) fn find_mut(rows: &RowsMut<'_>, name: &str) -> Option<Bucket> {
     decode_row(rows.get(&key(name)))
 }
 
-fn store(rows: &mut RowsMut<'_>, bucket: &Bucket) {
+/// Write the row of a bucket.
+pub(super) fn store(rows: &mut RowsMut<'_>, bucket: &Bucket) {
     rows.put(&key(&bucket.name), &wire::encode(bucket));
 }
 
