@@ -336,7 +336,8 @@ fn verify_document(document: &Bytes, operation: Operation, framing: &Framing, he
                 verified = true;
             }
         }
-        if !verified && operation == Operation::DeleteObjects {
+        // A byte that was damaged on the way would delete what it should not.
+        if !verified && matches!(operation, Operation::DeleteObjects | Operation::PutBucketLifecycleConfiguration) {
             return Err(S3Error::with_message(
                 S3ErrorCode::InvalidRequest,
                 "Missing required header for this request: Content-MD5 OR x-amz-checksum-*",

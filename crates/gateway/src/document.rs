@@ -1,8 +1,9 @@
 //! Documents of requests, said again in the words that s3s understands.
 //!
-//! s3s 0.14 leaves out CDATA, takes a character reference above U+FFFF for an error, and skips elements in places where it does not
-//! expect them. A key of which a part was left out is another object's key, and tags in the wrong place are no tags: so text is written
-//! anew, every element must stand where S3 has it, and what cannot be understood is refused.
+//! s3s 0.14 leaves out CDATA, takes a character reference above U+FFFF for an error, skips elements in places where it does not
+//! expect them, and reads a number up to the first letter that is no digit. A key of which a part was left out is another object's key, tags in the
+//! wrong place are no tags, and a lifecycle of 1,000 days is none of one day: so text is written anew, every element must stand where S3 has it,
+//! numbers must be numbers, and what cannot be understood is refused.
 
 use std::borrow::Cow;
 
@@ -23,7 +24,36 @@ fn places(operation: Operation) -> Option<&'static [(&'static str, &'static [&'s
         Operation::DeleteObjects => {
             &[("", &["Delete"]), ("Delete", &["Object", "Quiet"]), ("Object", &["Key", "VersionId", "ETag", "LastModifiedTime", "Size"])]
         }
-        Operation::PutObjectTagging => &[("", &["Tagging"]), ("Tagging", &["TagSet"]), ("TagSet", &["Tag"]), ("Tag", &["Key", "Value"])],
+        Operation::PutObjectTagging | Operation::PutBucketTagging => {
+            &[("", &["Tagging"]), ("Tagging", &["TagSet"]), ("TagSet", &["Tag"]), ("Tag", &["Key", "Value"])]
+        }
+        Operation::PutBucketLifecycleConfiguration => &[
+            ("", &["LifecycleConfiguration"]),
+            ("LifecycleConfiguration", &["Rule"]),
+            (
+                "Rule",
+                &[
+                    "ID",
+                    "Status",
+                    "Filter",
+                    "Prefix",
+                    "Expiration",
+                    "NoncurrentVersionExpiration",
+                    "AbortIncompleteMultipartUpload",
+                    "Transition",
+                    "NoncurrentVersionTransition",
+                ],
+            ),
+            ("Filter", &["Prefix", "Tag", "And", "ObjectSizeGreaterThan", "ObjectSizeLessThan"]),
+            ("And", &["Prefix", "Tag", "ObjectSizeGreaterThan", "ObjectSizeLessThan"]),
+            ("Tag", &["Key", "Value"]),
+            ("Expiration", &["Days", "Date", "ExpiredObjectDeleteMarker"]),
+            ("NoncurrentVersionExpiration", &["NoncurrentDays", "NewerNoncurrentVersions"]),
+            ("AbortIncompleteMultipartUpload", &["DaysAfterInitiation"]),
+            // What they hold is refused with them.
+            ("Transition", &["Days", "Date", "StorageClass"]),
+            ("NoncurrentVersionTransition", &["NoncurrentDays", "NewerNoncurrentVersions", "StorageClass"]),
+        ],
         Operation::PutBucketVersioning => &[("", &["VersioningConfiguration"]), ("VersioningConfiguration", &["Status", "MfaDelete"])],
         Operation::CompleteMultipartUpload => &[
             ("", &["CompleteMultipartUpload"]),
@@ -32,6 +62,23 @@ fn places(operation: Operation) -> Option<&'static [(&'static str, &'static [&'s
         ],
         _ => return None,
     })
+}
+
+/// Elements whose text is a whole number.
+const NUMBERS: [&str; 8] = [
+    "Days",
+    "DaysAfterInitiation",
+    "NewerNoncurrentVersions",
+    "NoncurrentDays",
+    "ObjectSizeGreaterThan",
+    "ObjectSizeLessThan",
+    "PartNumber",
+    "Size",
+];
+
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn malformed() -> S3Error {
@@ -50,6 +97,8 @@ pub(crate) fn restate(document: &[u8], operation: Operation) -> S3Result<Bytes> 
     reader.config_mut().expand_empty_elements = true;
     let mut writer = Writer::new(Vec::with_capacity(document.len()));
     let mut path: Vec<String> = Vec::new();
+    // Since the last element began.
+    let mut said = String::new();
     loop {
         let event = match reader.read_event().map_err(|_| malformed())? {
             Event::Start(start) => {
@@ -63,11 +112,18 @@ pub(crate) fn restate(document: &[u8], operation: Operation) -> S3Result<Bytes> 
                 let attributes = std::str::from_utf8(attributes).map_err(|_| malformed())?;
                 let event = Event::Start(BytesStart::from_content(format!("{name}{attributes}"), name.len()));
                 path.push(name);
+                said.clear();
                 event
             }
-            Event::End(_) => Event::End(BytesEnd::new(path.pop().ok_or_else(malformed)?)),
-            Event::Text(text) => plain(&text.decode().map_err(|_| malformed())?),
-            Event::CData(text) => plain(&text.decode().map_err(|_| malformed())?),
+            Event::End(_) => {
+                let name = path.pop().ok_or_else(malformed)?;
+                if NUMBERS.contains(&name.as_str()) && !is_number(&said) {
+                    return Err(malformed());
+                }
+                Event::End(BytesEnd::new(name))
+            }
+            Event::Text(text) => plain(&text.decode().map_err(|_| malformed())?, &mut said),
+            Event::CData(text) => plain(&text.decode().map_err(|_| malformed())?, &mut said),
             Event::GeneralRef(reference) => {
                 let character = reference.resolve_char_ref().map_err(|_| malformed())?;
                 let name = reference.decode().map_err(|_| malformed())?;
@@ -75,7 +131,7 @@ pub(crate) fn restate(document: &[u8], operation: Operation) -> S3Result<Bytes> 
                     Some(character) => Cow::Owned(character.to_string()),
                     None => Cow::Borrowed(resolve_xml_entity(&name).ok_or_else(malformed)?),
                 };
-                plain(&text)
+                plain(&text, &mut said)
             }
             Event::Decl(_) | Event::Comment(_) | Event::PI(_) => continue,
             Event::DocType(_) => return Err(malformed()),
@@ -91,7 +147,8 @@ fn local(name: &[u8]) -> S3Result<String> {
     std::str::from_utf8(name).map(str::to_owned).map_err(|_| malformed())
 }
 
-fn plain(text: &str) -> Event<'static> {
+fn plain(text: &str, said: &mut String) -> Event<'static> {
+    said.push_str(text);
     Event::Text(BytesText::from_escaped(escape(text).into_owned()))
 }
 
@@ -128,6 +185,22 @@ mod tests {
         for wrong in ["&nbsp;", "&#0;", "&#xD800;", "&#x110000;", "<Part/>"] {
             assert_eq!(key(wrong), Err(S3ErrorCode::MalformedXML), "{wrong}");
         }
+    }
+
+    #[test]
+    fn numbers_are_numbers() {
+        let rule = |inside: &str| format!("<LifecycleConfiguration><Rule>{inside}</Rule></LifecycleConfiguration>");
+        let check = |inside: &str| restated(Operation::PutBucketLifecycleConfiguration, &rule(inside)).map(drop);
+        for days in ["1", "365", "+7", "-1", "<![CDATA[30]]>", "&#51;0"] {
+            assert_eq!(check(&format!("<Expiration><Days>{days}</Days></Expiration>")), Ok(()), "{days}");
+        }
+        for days in ["1,000", "1 000", "1O0", "1e6", "1_000", "", " 7", "7<!-- -->x", "0x10", "-"] {
+            assert_eq!(check(&format!("<Expiration><Days>{days}</Days></Expiration>")), Err(S3ErrorCode::MalformedXML), "{days}");
+        }
+        let outside = "<LifecycleConfiguration><Filter><Prefix>a</Prefix></Filter></LifecycleConfiguration>";
+        assert_eq!(restated(Operation::PutBucketLifecycleConfiguration, outside), Err(S3ErrorCode::MalformedXML));
+        let part = "<CompleteMultipartUpload><Part><PartNumber>1O</PartNumber></Part></CompleteMultipartUpload>";
+        assert_eq!(restated(Operation::CompleteMultipartUpload, part), Err(S3ErrorCode::MalformedXML));
     }
 
     #[test]

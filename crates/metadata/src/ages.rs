@@ -52,7 +52,8 @@ impl Ages {
         }
         if let Some(leaving) = self.marks.len().checked_sub(RECENT + 1)
             && leaving > 0
-            && self.marks[leaving].1 < self.marks[leaving - 1].1.saturating_add(DAY_MS)
+            // What it spoke of has the age of the mark behind it from then on.
+            && self.marks[leaving + 1].1 <= self.marks[leaving - 1].1.saturating_add(DAY_MS)
         {
             self.marks.remove(leaving);
         }
@@ -97,6 +98,20 @@ mod tests {
             let most = if hour > hours - RECENT as u64 { 0 } else { DAY_MS };
             assert!(late <= most, "{hour}: {late}");
         }
+    }
+
+    #[test]
+    fn marks_before_a_long_silence_stay() {
+        let mut ages = Ages::default();
+        let silence = 30 * DAY_MS;
+        for hour in 1..=24 {
+            ages.take(Revision(hour), hour * HOUR_MS);
+        }
+        for hour in 25..=2000 {
+            ages.take(Revision(hour), hour * HOUR_MS + silence);
+        }
+        assert!(ages.marks.contains(&(Revision(24), 24 * HOUR_MS)), "what was made by then is older than the silence");
+        assert_eq!(ages.made_by(25 * HOUR_MS), Some(Revision(24)));
     }
 
     quickcheck! {

@@ -14,8 +14,8 @@ use std::time::Duration;
 const WAIT: Duration = Duration::from_secs(10);
 /// Between two readings of cluster time that must differ: it goes on every ten seconds.
 const SETTLE_PAUSE: Duration = Duration::from_secs(3);
-/// Readings until a round goes without marks.
-const SETTLE_TRIES: u32 = 10;
+/// Readings until a round goes without marks: time enough for two steps, and as much again.
+const SETTLE_TRIES: u32 = 16;
 /// After each answer a walk rests so many times as long as that took: it takes a fifth of what a partition can do at most.
 const REST: u32 = 4;
 const REST_MIN: Duration = Duration::from_millis(1);
@@ -57,14 +57,14 @@ impl Walker {
             }
         }
         let (now_ms, settled) = self.read_time().await?;
-        for (partition, revision) in seen {
-            let marked = async {
-                if settled {
-                    self.walks.mark_age(partition, revision, now_ms, soon()).await?;
-                }
-                if now_ms > 0 { self.walk(partition, now_ms).await } else { Ok(0) }
-            };
-            match marked.await {
+        // All of them before the first walk, which may take long.
+        for (partition, revision) in seen.iter().filter(|_| settled) {
+            if let Err(error) = self.walks.mark_age(*partition, *revision, now_ms, soon()).await {
+                tracing::debug!(%partition, %error, "a partition took no mark");
+            }
+        }
+        for (partition, _) in seen.into_iter().filter(|_| now_ms > 0) {
+            match self.walk(partition, now_ms).await {
                 Ok(0) => {}
                 Ok(removed) => tracing::info!(%partition, removed, "lifecycles removed versions and uploads"),
                 // Another node walks there, or will.
@@ -76,16 +76,23 @@ impl Walker {
 
     /// Cluster time, and whether it tells when this was called, too: that it was no earlier than what most clocks of the root
     /// voters showed then. While no majority agrees it stands, and then catches up in steps, so that what is made meanwhile would
-    /// count as made long before it was. So it must go on, by less than such a step.
+    /// count as made long before it was. So it must go on, by less than such a step, and twice: the first time it may have been read from what
+    /// the clocks had shown before this process, or the whole cluster, was suspended; the second time nodes have been heard of since.
     async fn read_time(&self) -> Result<(u64, bool), placement::Error> {
         if planted("expired-by-the-walkers-clock") {
             return Ok((runtime::time::wall_ms(), true));
         }
         let mut before = self.placement.cluster_time_ms(soon()).await?;
+        let mut steps = 0;
         for _ in 0..SETTLE_TRIES {
             sleep(SETTLE_PAUSE).await;
             let now_ms = self.placement.cluster_time_ms(soon()).await?;
-            if now_ms > before && now_ms - before < placement::root::time::STEP_MS_MAX {
+            match now_ms.saturating_sub(before) {
+                0 => {}
+                step if step < placement::root::time::STEP_MS_MAX => steps += 1,
+                _ => steps = 0,
+            }
+            if steps == 2 {
                 return Ok((now_ms, true));
             }
             before = now_ms;
@@ -103,8 +110,10 @@ impl Walker {
             after = Some(*last);
             for (bucket, cursor) in page {
                 match self.walk_bucket(partition, bucket, cursor, now_ms, &mut removed).await {
-                    // It is being deleted, or has another lifecycle by now.
-                    Ok(()) | Err(Error::Closed | Error::NotOpen | Error::StaleAttempt) => {}
+                    // It is being deleted.
+                    Ok(()) | Err(Error::Closed | Error::NotOpen) => {}
+                    // It has another lifecycle by now, or somebody else walks here at a later time: the rest is for him, or for the next round.
+                    Err(Error::StaleAttempt) => return Ok(removed),
                     Err(error) => return Err(error),
                 }
             }
