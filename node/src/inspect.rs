@@ -4,7 +4,7 @@
 use crate::settings::Bootstrap;
 use consensus::rows::MemoryRows;
 use consensus::{GroupSpec, StateMachine};
-use placement::Bucket;
+pub use placement::Bucket;
 use placement::commands::{Answer, Query, Reply};
 pub use placement::root::time::STEP_MS_MAX as CLUSTER_TIME_STEP_MS_MAX;
 use protocol::{DriveId, GroupId, ROOT, Volume, VolumeId, VolumeState, wire};

@@ -3,7 +3,7 @@
 use crate::drives::{self, Mounted, Refused, Slot};
 use crate::settings::Settings;
 use placement::{DriveHealth, Heartbeat};
-use protocol::{DriveId, GroupId, ROOT, VolumeId};
+use protocol::{DriveId, GroupId, ROOT, Volume, VolumeId};
 use runtime::disk::Disk;
 use runtime::rpc::{self, Rpc};
 use runtime::sync::watch;
@@ -94,8 +94,9 @@ impl Node {
         groups.extend(&settings.bootstrap.partitions);
         let groups = placement::place_replicas(map, &groups);
         let host_drives = mounted.iter().map(host_drive).collect();
-        let (host, failed) =
-            consensus::Host::open_with(settings.consensus.clone(), rpc.clone(), host_drives, groups, settings.machine).await;
+        let changes = placement::Changes::default();
+        let machine = fed(settings.machine, changes.clone());
+        let (host, failed) = consensus::Host::open_with(settings.consensus.clone(), rpc.clone(), host_drives, groups, machine).await;
         let host = Arc::new(host);
         let mut without_replicas = Vec::new();
         for (drive, error) in failed {
@@ -123,10 +124,11 @@ impl Node {
             tasks.push(listening.map_err(|error| Error::Listen { address: this.address, reason: error.to_string() })?);
         }
         // On every node: a replica of the root group may come to any.
-        let service = placement::Service::start(rpc.clone(), host.clone(), settings.bootstrap.clone());
+        let service = placement::Service::start(rpc.clone(), host.clone(), settings.bootstrap.clone(), changes);
         let placement = placement::Client::new(rpc.clone(), host.client());
         tasks.push(task::spawn(watch_drives(mounted.iter().map(|drive| drive.disk.clone()).collect())));
         tasks.push(placement.heartbeat(pulse(&settings, &mounted, &refused)));
+        tasks.push(placement.watch());
 
         let (sender, ready) = watch::channel(None);
         tasks.push(repair::carry_out_lifecycles(
@@ -176,6 +178,11 @@ impl Node {
         &self.storage
     }
 
+    /// Buckets and volumes that this node takes for what they are without asking, as it is told of their changes.
+    pub fn covered(&self) -> (Vec<Arc<placement::Bucket>>, Vec<Arc<Volume>>) {
+        self.clients.0.covered()
+    }
+
     /// Seal a volume and fence its slots, as an operator may ask, and as all that rewrites a volume begins.
     pub async fn seal_volume(&self, volume: VolumeId, deadline: Instant) -> Result<repair::Sealed, repair::Error> {
         let (placement, storage) = &self.clients;
@@ -200,6 +207,14 @@ impl Node {
 /// The state machine of each group.
 pub fn machine(group: GroupId) -> Arc<dyn consensus::StateMachine> {
     if group == ROOT { Arc::new(placement::Root) } else { Arc::new(metadata::Partition) }
+}
+
+/// The machines of a node, of which the root group's feeds `changes`.
+fn fed(
+    machine: fn(GroupId) -> Arc<dyn consensus::StateMachine>,
+    changes: placement::Changes,
+) -> impl Fn(GroupId) -> Arc<dyn consensus::StateMachine> {
+    move |group| if group == ROOT { changes.fed_by(machine(group)) } else { machine(group) }
 }
 
 fn host_drive(drive: &Mounted) -> consensus::HostDrive {

@@ -2,7 +2,7 @@
 //! when they are new.
 //!
 //! Invariant: a volume is handed out only after every one of its slots was created durably. A layout kept here may be stale:
-//! the slots' epochs fence it.
+//! the slots' epochs fence it. One that is heard to have been sealed is let go of.
 
 use crate::Cluster;
 use crate::suspects::{SUSPICION, Suspects};
@@ -151,7 +151,8 @@ impl Volumes {
     fn choose(&self, failed: &Failed, avoid_suspects: bool) -> Option<Arc<Volume>> {
         let now = runtime::time::now();
         let mut state = self.state();
-        state.open.retain(|open| open.since + FRESH > now);
+        let placement = &self.cluster.placement;
+        state.open.retain(|open| open.since + FRESH > now && !placement.is_outdated(&open.volume));
         state.turn = state.turn.wrapping_add(1);
         let fits = |volume: &Volume| {
             let drive_fits =

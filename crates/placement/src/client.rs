@@ -2,19 +2,22 @@
 //!
 //! What changes buckets goes as a command with a session straight to the root group; what concerns volumes goes to
 //! its leader's [`Service`](crate::Service). Caches are bounded and safe to be stale: what they lead to is fenced.
-//! Where the root cannot be asked, a stale entry serves on.
+//! Where the root cannot be asked, a stale entry serves on. Changes that the leader tells of keep them fresh ([`Client::watch`]).
 
 mod bucket_settings;
+mod caches;
 mod groups;
 mod session;
+mod watching;
 
-use crate::cache::{Cache, Cached};
+use crate::cache::Cached;
 use crate::commands::{Command, Query, Reply};
 use crate::leader::{Ask, HEARTBEAT, Road, Told, error_of};
 use crate::service::{decoded, unexpected};
 use crate::{Bucket, BucketState, Error, Health, Heartbeat};
 use bytes::Bytes;
-use protocol::{ClusterMap, DriveId, Epoch, NodeId, ROOT, SlotIndex, Versioning, Volume, VolumeId, VolumeState, WriterId, limits, wire};
+use caches::{Caches, Handed, is_later};
+use protocol::{ClusterMap, DriveId, Epoch, NodeId, ROOT, SlotIndex, Versioning, Volume, VolumeId, WriterId, limits, wire};
 use runtime::rpc::{Class, Rpc};
 use runtime::sync::{Receiver, Sender, channel};
 use runtime::task::Task;
@@ -24,7 +27,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// After so long the root is asked again.
+/// After so long the root is asked again, unless it tells of changes by itself.
 const AGE_MAX: Duration = Duration::from_secs(5);
 const BUCKETS_MAX: usize = 4096;
 const VOLUMES_MAX: usize = 65_536;
@@ -62,38 +65,14 @@ struct Inner {
     _reporter: Task<()>,
 }
 
-struct Caches {
-    map: Option<(Arc<ClusterMap>, Instant)>,
-    buckets: Cache<String, Arc<Bucket>>,
-    volumes: Cache<VolumeId, Arc<Volume>>,
-    handed: Handed,
-    /// What was reported lately, with its epoch and reason left out.
-    reported: Cache<(Option<NodeId>, Option<VolumeId>), ()>,
-}
-
-/// The open volumes of the leader's last answer.
-#[derive(Default)]
-struct Handed {
-    volumes: Vec<Arc<Volume>>,
-    since: Option<Instant>,
-    turn: usize,
-}
-
 impl Client {
     /// `groups` know where the root group's replicas are, or were at the founding.
     pub fn new(rpc: Rpc, groups: consensus::Client) -> Client {
         let road = Arc::new(Road::new(rpc, groups.clone()));
         let (reports, queue) = channel(REPORTS_MAX);
-        let caches = Caches {
-            map: None,
-            buckets: Cache::new(BUCKETS_MAX, AGE_MAX),
-            volumes: Cache::new(VOLUMES_MAX, AGE_MAX),
-            handed: Handed::default(),
-            reported: Cache::new(REPORTS_MAX * 4, REPORT_EVERY),
-        };
         let _reporter = runtime::task::spawn(send_reports(road.clone(), queue));
         let sessions = Sessions::default();
-        Client { inner: Arc::new(Inner { groups, road, sessions, caches: Mutex::new(caches), reports, _reporter }) }
+        Client { inner: Arc::new(Inner { groups, road, sessions, caches: Mutex::new(Caches::new()), reports, _reporter }) }
     }
 
     /// A writer id for this start of a gateway. Retries until `deadline`; an id whose reply is lost is burned.
@@ -137,22 +116,25 @@ impl Client {
 
     /// The cluster map, at most a few seconds old.
     pub async fn map(&self, deadline: Instant) -> Result<Arc<ClusterMap>, Error> {
-        let known = self.caches().map.clone();
-        if let Some((map, since)) = &known
-            && now().saturating_duration_since(*since) < AGE_MAX
-        {
-            return Ok(map.clone());
-        }
+        let stale = match self.caches().map() {
+            Cached::Fresh(map) => return Ok(map),
+            Cached::Stale(map) => Some(map),
+            Cached::Absent => None,
+        };
         let fetched = loop {
-            match self.query(Query::Bootstrap, patience(known.is_some(), deadline)).await {
-                Ok(Reply::Bootstrap(Some(bootstrap))) => break Ok(Arc::new(bootstrap.map)),
-                Ok(Reply::Bootstrap(None)) => pause(deadline, Error::Unavailable("the cluster is not founded yet".into())).await?,
-                Ok(other) => return Err(unexpected(&other)),
+            match self.query(Query::Bootstrap, patience(stale.is_some(), deadline)).await {
+                Ok((revision, Reply::Bootstrap(Some(bootstrap)))) => {
+                    let map = Arc::new(bootstrap.map);
+                    self.caches().keep_map(map.clone(), revision);
+                    break Ok(map);
+                }
+                Ok((_, Reply::Bootstrap(None))) => pause(deadline, Error::Unavailable("the cluster is not founded yet".into())).await?,
+                Ok((_, other)) => return Err(unexpected(&other)),
                 Err(error) => break Err(error),
             }
         };
-        let map = or_stale(fetched, known.map(|(map, _)| map))?;
-        self.caches().map = Some((map.clone(), now()));
+        let map = or_stale(fetched, stale)?;
+        self.caches().put_up_with_map();
         Ok(map)
     }
 
@@ -160,8 +142,8 @@ impl Client {
     /// clock moves it, and whoever keeps an answer is only late. 0 until the cluster has run for some seconds.
     pub async fn cluster_time_ms(&self, deadline: Instant) -> Result<u64, Error> {
         match self.query(Query::Time, deadline).await? {
-            Reply::Time { now_ms } => Ok(now_ms),
-            other => Err(unexpected(&other)),
+            (_, Reply::Time { now_ms }) => Ok(now_ms),
+            (_, other) => Err(unexpected(&other)),
         }
     }
 
@@ -213,37 +195,46 @@ impl Client {
     /// states other than Live are always asked of the root, linearizably. One in state Creating does not exist yet:
     /// [`Error::NoSuchBucket`]. One in state Deleting is returned as such.
     pub async fn bucket(&self, name: &str, deadline: Instant) -> Result<Arc<Bucket>, Error> {
-        let stale = match self.caches().buckets.get(&name.to_string(), now()) {
+        let stale = match self.caches().bucket(name) {
             Cached::Fresh(bucket) => return Ok(bucket),
             Cached::Stale(bucket) => Some(bucket),
             Cached::Absent => None,
         };
+        self.fetch_bucket(name, stale, deadline).await
+    }
+
+    /// The bucket as the root has it now, linearizably: for answers that no partition would refuse if they were stale.
+    pub async fn bucket_now(&self, name: &str, deadline: Instant) -> Result<Arc<Bucket>, Error> {
+        self.fetch_bucket(name, None, deadline).await
+    }
+
+    async fn fetch_bucket(&self, name: &str, stale: Option<Arc<Bucket>>, deadline: Instant) -> Result<Arc<Bucket>, Error> {
         let fetched = match self.query(Query::Bucket { name: name.to_string() }, patience(stale.is_some(), deadline)).await {
-            Ok(Reply::Bucket(Bucket { state: BucketState::Creating, .. })) => Err(Error::NoSuchBucket),
-            Ok(Reply::Bucket(bucket)) => Ok(Arc::new(bucket)),
-            Ok(other) => Err(unexpected(&other)),
+            Ok((_, Reply::Bucket(Bucket { state: BucketState::Creating, .. }))) => Err(Error::NoSuchBucket),
+            Ok((revision, Reply::Bucket(bucket))) => {
+                let bucket = Arc::new(bucket);
+                self.caches().keep_bucket(&bucket, revision);
+                Ok(bucket)
+            }
+            Ok((_, other)) => Err(unexpected(&other)),
             Err(error) => Err(error),
         };
         let bucket = or_stale(fetched, stale).inspect_err(|_| self.forget_bucket(name))?;
-        if bucket.state == BucketState::Live {
-            self.caches().buckets.put(name.to_string(), bucket.clone(), now());
-        } else {
-            self.forget_bucket(name);
-        }
+        self.caches().put_up_with_bucket(name);
         Ok(bucket)
     }
 
     /// Forget the cached bucket: a partition said that it is not open.
     pub fn forget_bucket(&self, name: &str) {
-        self.caches().buckets.forget(name);
+        self.caches().forget_bucket(name);
     }
 
     /// Buckets that exist (Live, or Deleting until removed) with names after `after` in order, at most `max` and at
     /// most 1000; linearizable. An empty page is the end.
     pub async fn list_buckets(&self, after: &str, max: u32, deadline: Instant) -> Result<Vec<Bucket>, Error> {
         match self.query(Query::Buckets { after: after.to_string(), max }, deadline).await? {
-            Reply::Buckets(buckets) => Ok(buckets),
-            other => Err(unexpected(&other)),
+            (_, Reply::Buckets(buckets)) => Ok(buckets),
+            (_, other) => Err(unexpected(&other)),
         }
     }
 
@@ -267,9 +258,7 @@ impl Client {
         let volumes = or_stale(volumes, spare.map(|volume| vec![volume]))?;
         let first = volumes.first().cloned().ok_or_else(|| Error::Malformed("no volume in the answer".into()))?;
         let mut caches = self.caches();
-        for volume in volumes.iter().filter(|volume| volume.state != VolumeState::Building) {
-            caches.volumes.put(volume.id, volume.clone(), now());
-        }
+        volumes.iter().for_each(|volume| caches.keep_volume(volume, 0));
         // A list with all that the leader has to hand: not one made for this caller alone.
         if volumes.len() > 1 {
             caches.handed = Handed { volumes, since: Some(now()), turn: 1 };
@@ -280,14 +269,14 @@ impl Client {
     /// Every slot of the volume exists durably: it may open. [`Error::Refused`] if it was sealed meanwhile: take another.
     pub async fn volume_built(&self, volume: VolumeId, deadline: Instant) -> Result<Arc<Volume>, Error> {
         match self.inner.road.ask(&Ask::Built { volume }, deadline).await? {
-            Told::Volume(volume) => Ok(self.keep(volume)),
+            Told::Volume(volume) => Ok(self.keep(volume, 0)),
             other => Err(Error::Malformed(format!("unexpected answer {other:?}"))),
         }
     }
 
     /// The layout of a volume, possibly cached.
     pub async fn volume(&self, volume: VolumeId, deadline: Instant) -> Result<Arc<Volume>, Error> {
-        let stale = match self.caches().volumes.get(&volume, now()) {
+        let stale = match self.caches().volume(volume) {
             Cached::Fresh(volume) => return Ok(volume),
             Cached::Stale(volume) => Some(volume),
             Cached::Absent => None,
@@ -295,8 +284,13 @@ impl Client {
         let fetched = self.fetch_volume(volume, patience(stale.is_some(), deadline)).await;
         let volume = or_stale(fetched, stale)?;
         // Also a stale one counts as new again: else every read waited for a root that does not answer.
-        self.caches().volumes.put(volume.id, volume.clone(), now());
+        self.caches().put_up_with_volume(volume.id);
         Ok(volume)
+    }
+
+    /// Whether more has become of the volume than `known`, as far as this client heard: it was sealed, say.
+    pub fn is_outdated(&self, known: &Volume) -> bool {
+        self.caches().last_known(known.id).is_some_and(|last| is_later(last, known))
     }
 
     /// Forget the cached layout and fetch it again.
@@ -309,10 +303,7 @@ impl Client {
     /// raised epoch. The caller does not wait for it.
     pub fn report_slot(&self, volume: VolumeId, slot: SlotIndex, reason: &str) {
         let mut caches = self.caches();
-        let epoch = match caches.volumes.get(&volume, now()) {
-            Cached::Fresh(volume) | Cached::Stale(volume) => Some(volume.epoch),
-            Cached::Absent => None,
-        };
+        let epoch = caches.last_known(volume).map(|volume| volume.epoch);
         caches.forget_volume(volume);
         let ask = Ask::Slot { volume, epoch, slot, reason: reason.to_string() };
         self.report(&mut caches, (None, Some(volume)), ask);
@@ -322,8 +313,8 @@ impl Client {
     /// the volume as it is then. Its slots know nothing of it until they are fenced.
     pub async fn seal_volume(&self, volume: VolumeId, epoch: Epoch, deadline: Instant) -> Result<Arc<Volume>, Error> {
         match self.command(Command::SealVolume { volume, epoch }, deadline).await? {
-            Reply::Volume(volume) => Ok(self.keep(volume)),
-            other => Err(unexpected(&other)),
+            (revision, Reply::Volume(volume)) => Ok(self.keep(volume, revision)),
+            (_, other) => Err(unexpected(&other)),
         }
     }
 
@@ -344,41 +335,33 @@ impl Client {
 
     /// Hand a report to the reporter, unless the same was handed over just now or too many wait.
     fn report(&self, caches: &mut Caches, what: (Option<NodeId>, Option<VolumeId>), ask: Ask) {
-        if matches!(caches.reported.get(&what, now()), Cached::Fresh(())) {
+        if caches.was_reported(what) {
             return;
         }
         match self.inner.reports.try_send(ask) {
-            Ok(()) => caches.reported.put(what, (), now()),
+            Ok(()) => caches.note_reported(what),
             Err(_) => runtime::probe!("placement: a report was dropped"),
         }
     }
 
     async fn fetch_volume(&self, volume: VolumeId, deadline: Instant) -> Result<Arc<Volume>, Error> {
         match self.query(Query::Volume { volume }, deadline).await? {
-            Reply::Volume(volume) => Ok(self.keep(volume)),
-            other => Err(unexpected(&other)),
+            (revision, Reply::Volume(volume)) => Ok(self.keep(volume, revision)),
+            (_, other) => Err(unexpected(&other)),
         }
     }
 
-    /// Cache a volume as the root says it is. One that is being built is about to change.
-    fn keep(&self, volume: Volume) -> Arc<Volume> {
+    /// Cache a volume as the root says it is; 0 stands for a revision that is not known.
+    fn keep(&self, volume: Volume, revision: u64) -> Arc<Volume> {
         let volume = Arc::new(volume);
-        let mut caches = self.caches();
-        match volume.state {
-            VolumeState::Building => {}
-            VolumeState::Open => caches.volumes.put(volume.id, volume.clone(), now()),
-            VolumeState::Sealed => {
-                caches.forget_volume(volume.id);
-                caches.volumes.put(volume.id, volume.clone(), now());
-            }
-        }
+        self.caches().keep_volume(&volume, revision);
         volume
     }
 
     async fn bucket_command(&self, command: Command, deadline: Instant) -> Result<Bucket, Error> {
         match self.command(command, deadline).await? {
-            Reply::Bucket(bucket) => Ok(bucket),
-            other => Err(unexpected(&other)),
+            (_, Reply::Bucket(bucket)) => Ok(bucket),
+            (_, other) => Err(unexpected(&other)),
         }
     }
 
@@ -386,33 +369,34 @@ impl Client {
         let reply = self.command(command, deadline).await;
         self.forget_bucket(name);
         match reply? {
-            Reply::Done => Ok(()),
-            other => Err(unexpected(&other)),
+            (_, Reply::Done) => Ok(()),
+            (_, other) => Err(unexpected(&other)),
         }
     }
 
     /// Propose with a session, so that a retry is applied once and a late duplicate never. What was certainly not
     /// applied is proposed again, as another command, until `deadline`.
-    async fn command(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
+    async fn command(&self, command: Command, deadline: Instant) -> Result<(u64, Reply), Error> {
         let bytes = Bytes::from(wire::encode(&command));
         loop {
             let turn = self.inner.sessions.begin(async || self.open_writer(deadline).await).await?;
             let answer = self.inner.groups.propose(ROOT, Some(turn.session()), bytes.clone(), deadline).await.map_err(error_of);
             drop(turn);
             match answer.and_then(|answer| decoded(&answer)) {
-                Ok((_, reply)) => return Ok(reply),
+                Ok(answer) => return Ok(answer),
                 Err(error @ (Error::Unavailable(_) | Error::Busy)) => pause(deadline, error).await?,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    async fn query(&self, query: Query, deadline: Instant) -> Result<Reply, Error> {
+    /// Ask linearizably; the answer comes with the revision of which it is.
+    async fn query(&self, query: Query, deadline: Instant) -> Result<(u64, Reply), Error> {
         let bytes = Bytes::from(wire::encode(&query));
         loop {
             let answer = self.inner.groups.read(ROOT, bytes.clone(), deadline).await.map_err(error_of);
             match answer.and_then(|answer| decoded(&answer)) {
-                Ok((_, reply)) => return Ok(reply),
+                Ok(answer) => return Ok(answer),
                 Err(error @ (Error::Unavailable(_) | Error::Unknown(_) | Error::Busy)) => pause(deadline, error).await?,
                 Err(error) => return Err(error),
             }
@@ -420,27 +404,13 @@ impl Client {
     }
 
     fn caches(&self) -> MutexGuard<'_, Caches> {
-        self.inner.caches.lock().expect("nothing panics under this lock")
+        self.inner.caches()
     }
 }
 
-impl Caches {
-    fn forget_volume(&mut self, volume: VolumeId) {
-        self.volumes.forget(&volume);
-        self.handed.volumes.retain(|handed| handed.id != volume);
-    }
-}
-
-impl Handed {
-    /// The next volume that uses none of `avoid`, if the list is no older than `age_max`.
-    fn take(&mut self, avoid: &[DriveId], age_max: Duration) -> Option<Arc<Volume>> {
-        if now().saturating_duration_since(self.since?) >= age_max || self.volumes.is_empty() {
-            return None;
-        }
-        let start = self.turn % self.volumes.len();
-        self.turn = self.turn.wrapping_add(1);
-        let mut in_turn = self.volumes[start..].iter().chain(&self.volumes[..start]);
-        in_turn.find(|volume| volume.slots.iter().all(|slot| !avoid.contains(&slot.drive))).cloned()
+impl Inner {
+    fn caches(&self) -> MutexGuard<'_, Caches> {
+        self.caches.lock().expect("nothing panics under this lock")
     }
 }
 

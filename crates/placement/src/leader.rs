@@ -2,6 +2,7 @@
 //!
 //! Every message may be sent again: repeating one does at most what a second one would.
 
+use crate::changes::News;
 use crate::{Error, Health};
 use bytes::Bytes;
 use protocol::{DriveId, Epoch, NodeId, ROOT, SlotIndex, Volume, VolumeId, wire};
@@ -17,7 +18,13 @@ pub(crate) const SERVICE: u8 = 3;
 pub(crate) const HEARTBEAT: Method = Method(0x0301);
 /// An [`Ask`]: answered by the leader alone.
 pub(crate) const ASK: Method = Method(0x0302);
+/// A [`Watch`]: answered by the leader alone, and only when there is news or [`HOLD`] is over.
+pub(crate) const WATCH: Method = Method(0x0303);
 
+/// The longest that a watcher is kept without news.
+pub(crate) const HOLD: Duration = Duration::from_secs(10);
+/// And the longest that it waits for that: whoever answers first makes sure that it is up to date.
+const WATCH_ATTEMPT: Duration = Duration::from_secs(13);
 /// The longest wait for one node before another is tried.
 const ATTEMPT: Duration = Duration::from_millis(1500);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -48,6 +55,13 @@ pub(crate) enum Ask {
     Health,
 }
 
+/// Tell what changed, as soon as something has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Watch {
+    /// The asking one knows all changes up to this revision; `None`: it knows nothing.
+    pub since: Option<u64>,
+}
+
 /// What the leader answers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Told {
@@ -55,6 +69,7 @@ pub(crate) enum Told {
     Volumes(Vec<Volume>),
     Volume(Volume),
     Health(Health),
+    News(News),
 }
 
 /// Why it does not.
@@ -72,6 +87,17 @@ pub(crate) struct Road {
     rpc: Rpc,
     groups: consensus::Client,
     last: Mutex<Last>,
+}
+
+/// What came of asking one node.
+enum Attempt {
+    Told(Told),
+    /// It does not lead, or does not answer.
+    Elsewhere(Error),
+    /// It leads, and cannot do it just now.
+    Later(Error),
+    /// It is not to be had.
+    Failed(Error),
 }
 
 #[derive(Default)]
@@ -113,24 +139,13 @@ impl Road {
                 if now() >= deadline {
                     return Err(why);
                 }
-                let to = self.next(&nodes);
-                match self.ask_one(to, meta.clone(), deadline).await {
-                    Ok(Ok(told)) => {
-                        self.last().leader = Some(to);
-                        return Ok(told);
-                    }
-                    Ok(Err(Refusal::NotLeader { hint })) => {
-                        why = Error::Unavailable("the root group has no leader that is known".into());
-                        self.not(&nodes, to, hint.filter(|hint| *hint != to));
-                    }
-                    Ok(Err(Refusal::Failed(error @ (Error::Unavailable(_) | Error::Unknown(_) | Error::Busy)))) => {
+                match self.attempt(&nodes, ASK, meta.clone(), deadline.min(now() + ATTEMPT)).await {
+                    Attempt::Told(told) => return Ok(told),
+                    Attempt::Failed(error) => return Err(error),
+                    Attempt::Elsewhere(error) => why = error,
+                    Attempt::Later(error) => {
                         why = error;
                         break;
-                    }
-                    Ok(Err(Refusal::Failed(error))) => return Err(error),
-                    Err(reason) => {
-                        why = Error::Unavailable(reason);
-                        self.not(&nodes, to, None);
                     }
                 }
             }
@@ -143,10 +158,42 @@ impl Road {
         }
     }
 
-    async fn ask_one(&self, to: NodeId, meta: Bytes, deadline: Instant) -> Result<Result<Told, Refusal>, String> {
-        let limit = deadline.min(now() + ATTEMPT);
-        let received = self.rpc.call(to, Class::Control, ASK, 0, meta, Vec::new(), limit).await.map_err(|error| error.to_string())?;
-        wire::decode(&received.meta).map_err(|error| format!("node {to}: {error}"))
+    /// Ask whoever seems to lead for what changed after `since`, once. An error means that somebody else may lead by now.
+    pub async fn watch(&self, since: Option<u64>) -> Result<News, Error> {
+        let meta = Bytes::from(wire::encode(&Watch { since }));
+        let nodes = self.root_nodes();
+        if nodes.is_empty() {
+            return Err(Error::Unavailable("no node holds the root group".into()));
+        }
+        match self.attempt(&nodes, WATCH, meta, now() + WATCH_ATTEMPT).await {
+            Attempt::Told(Told::News(news)) => Ok(news),
+            Attempt::Told(other) => Err(Error::Malformed(format!("unexpected answer {other:?}"))),
+            Attempt::Failed(error) | Attempt::Elsewhere(error) | Attempt::Later(error) => Err(error),
+        }
+    }
+
+    /// Ask the one of `nodes` that seems to lead, until `limit`.
+    async fn attempt(&self, nodes: &[NodeId], method: Method, meta: Bytes, limit: Instant) -> Attempt {
+        let to = self.next(nodes);
+        let received = self.rpc.call(to, Class::Control, method, 0, meta, Vec::new(), limit).await.map_err(|error| error.to_string());
+        let answer = received
+            .and_then(|received| wire::decode::<Result<Told, Refusal>>(&received.meta).map_err(|error| format!("node {to}: {error}")));
+        match answer {
+            Ok(Ok(told)) => {
+                self.last().leader = Some(to);
+                Attempt::Told(told)
+            }
+            Ok(Err(Refusal::NotLeader { hint })) => {
+                self.not(nodes, to, hint.filter(|hint| *hint != to));
+                Attempt::Elsewhere(Error::Unavailable("the root group has no leader that is known".into()))
+            }
+            Ok(Err(Refusal::Failed(error @ (Error::Unavailable(_) | Error::Unknown(_) | Error::Busy)))) => Attempt::Later(error),
+            Ok(Err(Refusal::Failed(error))) => Attempt::Failed(error),
+            Err(reason) => {
+                self.not(nodes, to, None);
+                Attempt::Elsewhere(Error::Unavailable(reason))
+            }
+        }
     }
 
     fn next(&self, nodes: &[NodeId]) -> NodeId {

@@ -2,11 +2,13 @@
 
 pub mod allocator;
 mod cache;
+pub mod changes;
 pub mod client;
 pub mod commands;
 pub mod durability;
 mod leader;
 pub mod open_volumes;
+mod pushing;
 mod replacing;
 pub mod replicas;
 pub mod root;
@@ -15,6 +17,7 @@ pub mod service;
 pub mod watch;
 
 pub use allocator::Allocator;
+pub use changes::Changes;
 pub use client::Client;
 pub use durability::{Durability, default_scheme, describe, durability};
 pub use replicas::{place_replicas, replacement};

@@ -59,7 +59,8 @@ impl OpenVolumes {
         self.created = self.created.max(volume.id.0);
         if volume.state == VolumeState::Sealed {
             self.to_seal.remove(&volume.id);
-            self.volumes.remove(&volume.id);
+            // One that is not here was counted already.
+            self.sealed += u64::from(self.volumes.remove(&volume.id).is_some());
         } else {
             self.volumes.insert(volume.id, volume);
         }

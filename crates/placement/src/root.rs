@@ -55,7 +55,7 @@ pub(crate) enum Verdict {
 
 impl StateMachine for Root {
     fn apply(&self, rows: &mut RowsMut<'_>, command: &[u8]) -> Vec<u8> {
-        let mut counters: Counters = decode_row(rows.get(COUNTERS)).unwrap_or_default();
+        let mut counters = counters(rows);
         let verdict = match wire::decode::<Command>(command) {
             Ok(command) => apply_command(rows, &mut counters, command),
             // A fixed text: replies are replicated state, and another build may say it in other words.
@@ -70,7 +70,7 @@ impl StateMachine for Root {
             Ok(Verdict::Unchanged(reply)) => Ok(reply),
             Err(error) => Err(error),
         };
-        wire::encode(&Answer { revision: stored_revision(rows), result })
+        wire::encode(&Answer { revision: self::counters(rows).revision, result })
     }
 
     fn query(&self, rows: &Rows<'_>, query: &[u8]) -> Vec<u8> {
@@ -116,8 +116,9 @@ fn apply_command(rows: &mut RowsMut<'_>, counters: &mut Counters, command: Comma
     }
 }
 
-fn stored_revision(rows: &RowsMut<'_>) -> u64 {
-    decode_row::<Counters>(rows.get(COUNTERS)).unwrap_or_default().revision
+/// The counters as they are stored.
+pub(crate) fn counters(rows: &RowsMut<'_>) -> Counters {
+    decode_row(rows.get(COUNTERS)).unwrap_or_default()
 }
 
 /// A row's value. Rows are written only by this state machine and checksummed below it, so one that does not

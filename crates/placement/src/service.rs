@@ -3,9 +3,11 @@
 //! Everything here is soft state: it may be wrong or lost at any time. What it decides becomes true only as a
 //! command, judged again by the state machine; two who both believe that they lead harm nobody.
 
+use crate::changes::Changes;
 use crate::commands::{Answer, Command, Query, Reply};
-use crate::leader::{ASK, Ask, HEARTBEAT, Refusal, SERVICE, Told, error_of};
+use crate::leader::{ASK, Ask, HEARTBEAT, Refusal, SERVICE, Told, WATCH, error_of};
 use crate::open_volumes::{Decision, OpenVolumes};
+use crate::pushing;
 use crate::replacing::replace_lost;
 use crate::watch::{TICK_MAX, Watch};
 use crate::{Allocator, Bootstrap, Error, Health, Heartbeat};
@@ -49,6 +51,8 @@ pub(crate) struct Inner {
     pub groups: consensus::Client,
     /// As this node was configured; the stored one, once read, is the truth.
     configured: Bootstrap,
+    /// What watchers are told.
+    pub changes: Changes,
     state: Mutex<State>,
     /// Held while a volume is being entered, so that a crowd of writers enters one and not one each.
     entering: runtime::sync::Mutex<()>,
@@ -76,12 +80,14 @@ struct Founded {
 
 impl Service {
     /// Register the placement methods (service 3) with `rpc` and run. Proposes `bootstrap` once if the root
-    /// group is empty; panics never, and logs loudly if the stored cluster differs from it.
-    pub fn start(rpc: Rpc, host: Arc<Host>, bootstrap: Bootstrap) -> Service {
+    /// group is empty; panics never, and logs loudly if the stored cluster differs from it. `changes` are fed by the root
+    /// group's replicas on this node.
+    pub fn start(rpc: Rpc, host: Arc<Host>, bootstrap: Bootstrap, changes: Changes) -> Service {
         let inner = Arc::new(Inner {
             groups: host.client(),
             host,
             configured: bootstrap,
+            changes: changes.clone(),
             state: Mutex::default(),
             entering: runtime::sync::Mutex::new(()),
             wake: Notify::new(),
@@ -91,9 +97,12 @@ impl Service {
         rpc.register(
             SERVICE,
             Arc::new(move |request| {
-                let inner = weak.upgrade();
+                let (weak, changes) = (weak.clone(), changes.clone());
                 Box::pin(async move {
-                    match inner {
+                    if request.method == WATCH {
+                        return encoded(&pushing::serve(&weak, &changes, &request).await);
+                    }
+                    match weak.upgrade() {
                         Some(inner) => inner.serve(request).await,
                         None => refuse(Refusal::NotLeader { hint: None }),
                     }
@@ -167,10 +176,13 @@ impl Inner {
         Ok(Told::Done)
     }
 
+    /// Say who leads instead, unless this node does.
+    pub fn refuse_unless_leading(&self) -> Result<(), Refusal> {
+        if self.lead().is_some() { Ok(()) } else { Err(Refusal::NotLeader { hint: self.hint() }) }
+    }
+
     async fn answer(&self, ask: Ask, deadline: Instant) -> Result<Told, Refusal> {
-        if self.lead().is_none() {
-            return Err(Refusal::NotLeader { hint: self.hint() });
-        }
+        self.refuse_unless_leading()?;
         match ask {
             Ask::Volumes { avoid } => self.volumes(&avoid, deadline).await.map(Told::Volumes),
             Ask::Built { volume } => self.built(volume, deadline).await.map(Told::Volume),
@@ -304,6 +316,8 @@ impl Inner {
         let mut state = self.state();
         if term != state.term {
             state.term = term;
+            // Watchers go to whoever leads now.
+            self.changes.wake();
             if let Some(term) = term {
                 tracing::info!(term, "this node leads the root group");
                 let founded = state.founded.clone();

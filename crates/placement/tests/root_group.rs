@@ -3,8 +3,10 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used, reason = "a test of real files and sockets")]
 
 use consensus::{Host, HostDrive};
-use placement::{Bootstrap, BucketState, Client, DriveHealth, Error, Heartbeat, Root, Service, place_replicas};
-use protocol::{ClusterId, ClusterMap, Drive, DriveId, DriveState, GroupId, Node, NodeId, ROOT, SlotIndex, VolumeState, WriterId};
+use placement::{Bootstrap, BucketState, Changes, Client, DriveHealth, Error, Heartbeat, Root, Service, place_replicas};
+use protocol::{
+    ClusterId, ClusterMap, Drive, DriveId, DriveState, GroupId, Node, NodeId, ROOT, SlotIndex, Versioning, VolumeState, WriterId,
+};
 use runtime::rpc::{Rpc, Secret, Settings};
 use runtime::task::Task;
 use runtime::time::{Instant, now, sleep};
@@ -41,6 +43,7 @@ struct Process {
     host: Arc<Host>,
     service: Service,
     heartbeats: Task<()>,
+    watching: Task<()>,
     listening: Task<()>,
     /// Said of the node's first drive.
     closed: Arc<Mutex<Option<String>>>,
@@ -64,10 +67,12 @@ async fn start(node: NodeId, bootstrap: &Bootstrap, folder: &Path) -> Process {
         .collect();
     let groups = place_replicas(&map, &[ROOT]);
     let listening = rpc.listen().await.unwrap();
-    let (host, failed) = Host::open(rpc.clone(), disks, groups, |_| Arc::new(Root)).await;
+    let changes = Changes::default();
+    let fed = changes.clone();
+    let (host, failed) = Host::open(rpc.clone(), disks, groups, move |_| fed.fed_by(Arc::new(Root))).await;
     assert!(failed.is_empty(), "{failed:?}");
     let host = Arc::new(host);
-    let service = Service::start(rpc.clone(), host.clone(), bootstrap.clone());
+    let service = Service::start(rpc.clone(), host.clone(), bootstrap.clone(), changes);
     let client = Client::new(rpc, host.client());
     let closed = Arc::new(Mutex::new(None::<String>));
     let said = closed.clone();
@@ -77,13 +82,14 @@ async fn start(node: NodeId, bootstrap: &Bootstrap, folder: &Path) -> Process {
         health[0].closed = said.lock().unwrap().clone();
         Heartbeat { node, incarnation: 1, drives: health, clock_ms: runtime::time::wall_ms() }
     });
-    Process { client, host, service, heartbeats, listening, closed }
+    let watching = client.watch();
+    Process { client, host, service, heartbeats, watching, listening, closed }
 }
 
 impl Process {
     async fn stop(self) {
-        let Process { client, host, service, heartbeats, listening, .. } = self;
-        drop((service, client, heartbeats));
+        let Process { client, host, service, heartbeats, watching, listening, .. } = self;
+        drop((service, client, heartbeats, watching));
         // The tasks that were dropped let go of the host when they are next polled.
         for _ in 0..100 {
             if Arc::strong_count(&host) == 1 {
@@ -234,6 +240,103 @@ fn three_zones_find_the_leader_and_new_volumes_avoid_a_zone_that_is_gone() {
         }
         let waited = now().saturating_duration_since(from);
         assert!(waited < Duration::from_secs(10), "{waited:?}");
+        for process in processes {
+            process.stop().await;
+        }
+    });
+}
+
+/// Wait until `what` holds, and say how long that took.
+async fn until(what: impl Fn() -> bool) -> Duration {
+    let from = now();
+    while !what() {
+        assert!(now() < from + Duration::from_secs(20), "it never came to be");
+        sleep(Duration::from_millis(5)).await;
+    }
+    now().saturating_duration_since(from)
+}
+
+#[test]
+fn what_one_node_changes_the_others_know_at_once_and_without_a_watch_after_a_while() {
+    // Shorter than the age at which caches ask again, and longer than a busy machine may take.
+    const AT_ONCE: Duration = Duration::from_secs(3);
+    runtime::process::block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let bootstrap = bootstrap(&ports(3), 4);
+        let mut processes = Vec::new();
+        for node in 1..=3 {
+            processes.push(start(NodeId(node), &bootstrap, folder.path()).await);
+        }
+        processes[0].client.open_writer(soon()).await.unwrap();
+        let leader = (0..3).find(|&index| processes[index].host.leads(ROOT).is_some()).expect("somebody led just now");
+        // Neither of them leads: what they hear comes over sockets.
+        let [changes, hears] = [0, 1, 2].into_iter().filter(|index| *index != leader).collect::<Vec<_>>()[..] else { panic!("three nodes") };
+        let (here, there) = (&processes[changes].client, &processes[hears].client);
+        create(here, "photos").await;
+        let volume = here.volume_for_writing(&[], soon()).await.unwrap();
+        let volume = here.volume_built(volume.id, soon()).await.unwrap();
+        let kept = |name: &str| there.covered().0.into_iter().find(|bucket| bucket.name == name);
+
+        // Asked for once, it is covered, and all that becomes of it is known without asking again.
+        loop {
+            there.bucket("photos", soon()).await.unwrap();
+            if kept("photos").is_some() {
+                break;
+            }
+            there.forget_bucket("photos");
+            sleep(Duration::from_millis(20)).await;
+        }
+        there.volume(volume.id, soon()).await.unwrap();
+        let begun = here.begin_set_versioning("photos", Some(Versioning::Enabled), soon()).await.unwrap();
+        here.finish_set_versioning("photos", begun.attempt, soon()).await.unwrap();
+        let took = until(|| kept("photos").is_some_and(|bucket| bucket.versioning == Versioning::Enabled)).await;
+        assert!(took < AT_ONCE, "{took:?}");
+        assert_eq!(there.bucket("photos", soon()).await.unwrap().versioning, Versioning::Enabled);
+        assert!(!there.is_outdated(&volume));
+        here.seal_volume(volume.id, volume.epoch, soon()).await.unwrap();
+        let took = until(|| there.is_outdated(&volume)).await;
+        assert!(took < AT_ONCE, "{took:?}");
+        assert_eq!(there.volume(volume.id, soon()).await.unwrap().state, VolumeState::Sealed);
+        let deleting = here.begin_delete_bucket("photos", soon()).await.unwrap();
+        let took = until(|| kept("photos").is_none()).await;
+        assert!(took < AT_ONCE, "{took:?}");
+        assert_eq!(there.bucket("photos", soon()).await.unwrap().state, BucketState::Deleting);
+        here.finish_delete_bucket("photos", deleting.attempt, true, soon()).await.unwrap();
+        assert_eq!(there.bucket("photos", soon()).await.unwrap_err(), Error::NoSuchBucket);
+
+        // The leader goes, and the next one tells.
+        create(here, "music").await;
+        there.bucket("music", soon()).await.unwrap();
+        let gone = processes.remove(leader);
+        gone.stop().await;
+        let [here, there] = [&processes[0].client, &processes[1].client];
+        let begun = here.begin_set_versioning("music", Some(Versioning::Enabled), soon()).await.unwrap();
+        here.finish_set_versioning("music", begun.attempt, soon()).await.unwrap();
+        for client in [here, there] {
+            loop {
+                let covered = client.covered().0.into_iter().find(|bucket| bucket.name == "music");
+                if covered.is_some_and(|bucket| bucket.versioning == Versioning::Enabled) {
+                    break;
+                }
+                client.bucket("music", soon()).await.unwrap();
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+
+        // Without a watch nothing is taken for granted, and age is what it was.
+        drop(std::mem::replace(&mut processes[1].watching, runtime::task::spawn(async {})));
+        let [here, there] = [&processes[0].client, &processes[1].client];
+        until(|| there.covered().0.is_empty()).await;
+        there.forget_bucket("music");
+        there.bucket("music", soon()).await.unwrap();
+        let from = now();
+        let begun = here.begin_set_versioning("music", Some(Versioning::Suspended), soon()).await.unwrap();
+        here.finish_set_versioning("music", begun.attempt, soon()).await.unwrap();
+        while there.bucket("music", soon()).await.unwrap().versioning != Versioning::Suspended {
+            sleep(Duration::from_millis(50)).await;
+        }
+        let took = now().saturating_duration_since(from);
+        assert!(took > Duration::from_secs(3) && took < Duration::from_secs(10), "{took:?}");
         for process in processes {
             process.stop().await;
         }

@@ -3,6 +3,7 @@
 //! and judges all when it is over.
 
 mod acknowledged;
+mod caches;
 mod claims;
 mod drives;
 mod expiry;
@@ -202,6 +203,7 @@ impl Judge {
         let mut found = replicas::compare(&self.cluster, &self.drives, &touched, placed).await;
         found.extend(replicas::compare_rows(&self.cluster, &touched).await);
         found.extend(log_files::judge(&self.cluster, &self.drives, &touched).await);
+        found.extend(caches::judge(&self.cluster, |kept| caches::differing(kept, self.advanced().logs.root().rows())).await);
         if self.scenario.expect.memory_bounded {
             found.extend(memory::judge(&self.cluster).await);
         }

@@ -76,7 +76,7 @@ impl Operations {
     }
 
     pub(super) async fn head_bucket(&self, req: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
-        self.present_bucket(&req.input.bucket).await?;
+        self.present_bucket(&req.input.bucket, soon()).await?;
         Ok(S3Response::new(HeadBucketOutput { bucket_region: Some(self.region.clone()), ..HeadBucketOutput::default() }))
     }
 
@@ -84,17 +84,10 @@ impl Operations {
         &self,
         req: S3Request<GetBucketLocationInput>,
     ) -> S3Result<S3Response<GetBucketLocationOutput>> {
-        self.present_bucket(&req.input.bucket).await?;
+        self.present_bucket(&req.input.bucket, soon()).await?;
         // The first region of S3 has no name here.
         let location = (self.region != "us-east-1").then(|| BucketLocationConstraint::from(self.region.clone()));
         Ok(S3Response::new(GetBucketLocationOutput { location_constraint: location }))
-    }
-
-    /// The bucket as the root knows it now: no partition is asked that would notice a stale one.
-    async fn present_bucket(&self, name: &str) -> S3Result<()> {
-        self.cluster.placement.forget_bucket(name);
-        self.bucket(name, soon()).await?;
-        Ok(())
     }
 
     pub(super) async fn delete_bucket(&self, req: S3Request<DeleteBucketInput>) -> S3Result<S3Response<DeleteBucketOutput>> {

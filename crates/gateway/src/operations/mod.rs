@@ -77,6 +77,11 @@ impl Operations {
         }
     }
 
+    /// The bucket as the root knows it now: for what no partition is asked that would notice a stale one.
+    async fn present_bucket(&self, name: &str, deadline: Instant) -> S3Result<Arc<Bucket>> {
+        self.cluster.placement.bucket_now(name, deadline).await.map_err(error::of_placement)
+    }
+
     /// Do something in the bucket's partitions; once more if they do not know this incarnation, as it may be cached.
     async fn in_bucket<T, F, Fut>(&self, name: &str, deadline: Instant, what: F) -> S3Result<(BucketRef, T)>
     where

@@ -42,9 +42,7 @@ impl Operations {
         req: S3Request<GetBucketVersioningInput>,
     ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
         let (name, deadline) = (req.input.bucket, soon());
-        // As the root knows it now.
-        self.cluster.placement.forget_bucket(&name);
-        let bucket = self.bucket(&name, deadline).await?;
+        let bucket = self.present_bucket(&name, deadline).await?;
         let versioning = match bucket.setting {
             None => bucket.versioning,
             // Some partitions may have it and others not: neither answer would be true before all have it.

@@ -71,14 +71,16 @@ impl Cluster {
             .map(|(drive, disk)| consensus::HostDrive { drive: *drive, disk: disk.clone(), bootstrap: consensus::Bootstrap::First })
             .collect();
         let settings = consensus::Settings { tick: Duration::from_millis(20), ..consensus::Settings::default() };
-        let (host, failed) = consensus::Host::open_with(settings, rpc.clone(), host_drives, specs.clone(), |group| {
-            if group == ROOT { Arc::new(placement::Root) as Arc<dyn consensus::StateMachine> } else { Arc::new(metadata::Partition) }
+        let changes = placement::Changes::default();
+        let fed = changes.clone();
+        let (host, failed) = consensus::Host::open_with(settings, rpc.clone(), host_drives, specs.clone(), move |group| {
+            if group == ROOT { fed.fed_by(Arc::new(placement::Root)) } else { Arc::new(metadata::Partition) }
         })
         .await;
         assert!(failed.is_empty(), "{failed:?}");
         let groups = consensus::Client::new(rpc.clone(), specs);
         let bootstrap = Bootstrap { map, partitions, scheme: Scheme::ReedSolomon { k: 4, m: 2 }, best_effort: true };
-        let service = placement::Service::start(rpc.clone(), Arc::new(host), bootstrap);
+        let service = placement::Service::start(rpc.clone(), Arc::new(host), bootstrap, changes);
         let placement = placement::Client::new(rpc.clone(), groups.clone());
         let pulse = server.clone();
         let heart = placement.heartbeat(move || Heartbeat {

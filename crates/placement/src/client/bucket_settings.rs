@@ -11,16 +11,16 @@ impl Client {
     /// Set the tags of a live bucket in place of those that it has; none removes them. Sorted by their keys, each key once.
     pub async fn set_bucket_tags(&self, name: &str, tags: Vec<(String, String)>, deadline: Instant) -> Result<(), Error> {
         match self.command(Command::SetBucketTags { name: name.to_string(), tags }, deadline).await? {
-            Reply::Done => Ok(()),
-            other => Err(unexpected(&other)),
+            (_, Reply::Done) => Ok(()),
+            (_, other) => Err(unexpected(&other)),
         }
     }
 
     /// The tags of a bucket, linearizable, sorted by their keys.
     pub async fn bucket_tags(&self, name: &str, deadline: Instant) -> Result<Vec<(String, String)>, Error> {
         match self.query(Query::BucketTags { name: name.to_string() }, deadline).await? {
-            Reply::Tags(tags) => Ok(tags),
-            other => Err(unexpected(&other)),
+            (_, Reply::Tags(tags)) => Ok(tags),
+            (_, other) => Err(unexpected(&other)),
         }
     }
 

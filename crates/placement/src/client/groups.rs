@@ -13,16 +13,16 @@ impl Client {
     /// said once.
     pub async fn lose_drive(&self, drive: DriveId, deadline: Instant) -> Result<(), Error> {
         match self.command(Command::LoseDrive { drive }, deadline).await? {
-            Reply::Done => Ok(()),
-            other => Err(unexpected(&other)),
+            (_, Reply::Done) => Ok(()),
+            (_, other) => Err(unexpected(&other)),
         }
     }
 
     /// Drives that were lost.
     pub async fn lost_drives(&self, deadline: Instant) -> Result<Vec<DriveId>, Error> {
         match self.query(Query::LostDrives, deadline).await? {
-            Reply::Drives(drives) => Ok(drives),
-            other => Err(unexpected(&other)),
+            (_, Reply::Drives(drives)) => Ok(drives),
+            (_, other) => Err(unexpected(&other)),
         }
     }
 
@@ -32,9 +32,9 @@ impl Client {
         loop {
             let from = groups.last().map_or(ROOT, |last| GroupId(last.group.0 + 1));
             match self.query(Query::Groups { from, max: PAGE_MAX }, deadline).await? {
-                Reply::Groups(page) if page.is_empty() => return Ok(groups),
-                Reply::Groups(page) => groups.extend(page),
-                other => return Err(unexpected(&other)),
+                (_, Reply::Groups(page)) if page.is_empty() => return Ok(groups),
+                (_, Reply::Groups(page)) => groups.extend(page),
+                (_, other) => return Err(unexpected(&other)),
             }
         }
     }

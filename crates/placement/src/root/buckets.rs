@@ -192,7 +192,7 @@ pub(super) fn find(rows: &Rows<'_>, name: &str) -> Option<Bucket> {
 }
 
 /// [`find`] within a command.
-pub(super) fn find_mut(rows: &RowsMut<'_>, name: &str) -> Option<Bucket> {
+pub(crate) fn find_mut(rows: &RowsMut<'_>, name: &str) -> Option<Bucket> {
     decode_row(rows.get(&key(name)))
 }
 

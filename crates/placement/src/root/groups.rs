@@ -176,7 +176,7 @@ fn bootstrap(rows: &RowsMut<'_>) -> Result<Bootstrap, Error> {
     decode_row(rows.get(map::BOOTSTRAP)).ok_or_else(|| Error::Unavailable("the cluster is not founded yet".into()))
 }
 
-fn find(rows: &RowsMut<'_>, group: GroupId) -> Result<Group, Error> {
+pub(crate) fn find(rows: &RowsMut<'_>, group: GroupId) -> Result<Group, Error> {
     decode_row(rows.get(&numbered(PREFIX, group.0))).ok_or_else(|| Error::Refused(format!("group {group} is not known")))
 }
 

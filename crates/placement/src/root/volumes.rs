@@ -121,7 +121,7 @@ fn check(bootstrap: &Bootstrap, scheme: Scheme, slots: &[SlotPlace]) -> Result<(
     Ok(())
 }
 
-fn find_mut(rows: &RowsMut<'_>, id: VolumeId) -> Option<Volume> {
+pub(crate) fn find_mut(rows: &RowsMut<'_>, id: VolumeId) -> Option<Volume> {
     decode_row(rows.get(&numbered(PREFIX, id.0)))
 }
 
