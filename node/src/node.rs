@@ -9,7 +9,7 @@ use runtime::rpc::{self, Rpc};
 use runtime::sync::watch;
 use runtime::task::{self, Task};
 use runtime::time::{self, Instant};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,7 +127,7 @@ impl Node {
         let service = placement::Service::start(rpc.clone(), host.clone(), settings.bootstrap.clone(), changes);
         let placement = placement::Client::new(rpc.clone(), host.client());
         tasks.push(task::spawn(watch_drives(mounted.iter().map(|drive| drive.disk.clone()).collect())));
-        tasks.push(placement.heartbeat(pulse(&settings, &mounted, &refused)));
+        tasks.push(placement.heartbeat(pulse(&settings, &mounted, &refused, &without_replicas, host.clone())));
         tasks.push(placement.watch());
 
         let (sender, ready) = watch::channel(None);
@@ -266,25 +266,35 @@ async fn watch_drives(disks: Vec<Arc<dyn Disk>>) {
     }
 }
 
-/// What heartbeats say of this node's drives.
-fn pulse(settings: &Settings, mounted: &[Mounted], refused: &[Refused]) -> impl Fn() -> Heartbeat + Send + Sync + 'static {
+/// What heartbeats say of this node's drives and replicas.
+fn pulse(
+    settings: &Settings,
+    mounted: &[Mounted],
+    refused: &[Refused],
+    without_replicas: &[Refused],
+    host: Arc<consensus::Host>,
+) -> impl Fn() -> Heartbeat + Send + Sync + 'static {
     let node = settings.node;
     let incarnation = runtime::entropy::u64();
     let refused: BTreeMap<DriveId, String> = refused.iter().map(|refused| (refused.drive, refused.reason.clone())).collect();
+    let logless: BTreeSet<DriveId> = without_replicas.iter().map(|drive| drive.drive).collect();
     let disks: Vec<(DriveId, Arc<dyn Disk>)> = mounted.iter().map(|drive| (drive.identity.drive, drive.disk.clone())).collect();
     move || {
         let mut drives: Vec<DriveHealth> = Vec::new();
         for (drive, disk) in &disks {
             let closed = refused.get(drive).cloned().or_else(|| disk.closed());
             let (free_bytes, total_bytes) = disk.space().map_or((0, 0), |space| (space.free, space.total));
-            drives.push(DriveHealth { drive: *drive, closed, free_bytes, total_bytes });
+            let without_replicas = logless.contains(drive);
+            drives.push(DriveHealth { drive: *drive, closed, without_replicas, free_bytes, total_bytes });
         }
         for (drive, reason) in &refused {
             if !disks.iter().any(|(mounted, _)| mounted == drive) {
-                drives.push(DriveHealth { drive: *drive, closed: Some(reason.clone()), free_bytes: 0, total_bytes: 0 });
+                let closed = Some(reason.clone());
+                drives.push(DriveHealth { drive: *drive, closed, without_replicas: false, free_bytes: 0, total_bytes: 0 });
             }
         }
-        Heartbeat { node, incarnation, drives, clock_ms: time::wall_ms() }
+        let to_be_replaced = host.to_be_replaced(placement::TO_BE_REPLACED_MAX);
+        Heartbeat { node, incarnation, drives, clock_ms: time::wall_ms(), to_be_replaced }
     }
 }
 

@@ -365,6 +365,13 @@ impl Host {
         leading.is_some_and(|key| self.shared.offer(key, Input::Transfer { key }).is_ok())
     }
 
+    /// Replicas of this node that nothing heals, so that others have to take their places; at most `max`.
+    pub fn to_be_replaced(&self, max: usize) -> Vec<(GroupId, ReplicaId)> {
+        let status = self.shared.status.lock().expect("no holder panics");
+        let spent = status.iter().filter(|(_, (status, _))| status.to_be_replaced);
+        spent.map(|(key, _)| (key.group, key.replica)).take(max).collect()
+    }
+
     /// All replicas of this node.
     pub fn status(&self) -> Vec<ReplicaStatus> {
         let ended: Vec<DriveId> = self.drivers.iter().filter(|(_, task, _)| task.is_finished()).map(|(drive, ..)| *drive).collect();

@@ -25,7 +25,7 @@ pub use root::Root;
 pub use root::groups::{Group, Replacing};
 pub use service::Service;
 
-use protocol::{BucketId, ClusterMap, DriveId, GroupId, Lifecycle, NodeId, Scheme, Versioning};
+use protocol::{BucketId, ClusterMap, DriveId, GroupId, Lifecycle, NodeId, ReplicaId, Scheme, Versioning};
 use serde::{Deserialize, Serialize};
 
 /// What the cluster is at its first start; every root voter derives the same from the configuration.
@@ -123,7 +123,12 @@ pub struct Heartbeat {
     pub drives: Vec<DriveHealth>,
     /// What its clock shows, in milliseconds since 1970: one voice of many for cluster time, if it is a root voter's.
     pub clock_ms: u64,
+    /// Replicas on it that nothing heals, so that others have to take their places; at most [`TO_BE_REPLACED_MAX`].
+    pub to_be_replaced: Vec<(GroupId, ReplicaId)>,
 }
+
+/// Most replicas of a node that one heartbeat names as to be replaced: the others follow when these are.
+pub const TO_BE_REPLACED_MAX: usize = 256;
 
 /// One drive of a heartbeat.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -131,6 +136,8 @@ pub struct DriveHealth {
     pub drive: DriveId,
     /// Why it takes nothing, if it does not.
     pub closed: Option<String>,
+    /// The log of its replicas is damaged: none of those that it had runs again, and none can be made. Its slots serve.
+    pub without_replicas: bool,
     pub free_bytes: u64,
     pub total_bytes: u64,
 }

@@ -1,5 +1,5 @@
-//! Replacing replicas whose drives are lost. The root's leader chooses a drive, asks the group for the exchange, and writes down
-//! what came of it; whoever leads next goes on from what is written.
+//! Replacing replicas whose drives are lost, or that nothing heals as their nodes say. The root's leader chooses a drive, asks the
+//! group for the exchange, and writes down what came of it; whoever leads next goes on from what is written.
 //!
 //! Always holds: nothing here decides who belongs to a group. The root's rows say what is asked for, the group does it or not,
 //! each step any number of times, and only its own word ends a replacement.
@@ -8,6 +8,7 @@ use crate::commands::{Command, Query, Reply};
 use crate::replicas::replacement;
 use crate::root::groups::{Group, PAGE_MAX, Replacing};
 use crate::service::{Inner, unexpected};
+use crate::watch::Spent;
 use crate::{Error, leader};
 use consensus::members::{Change, Refused};
 use consensus::{Members, ReplicaPlace};
@@ -28,54 +29,77 @@ const REMOVE: Duration = Duration::from_secs(1);
 /// Groups at a time: each sends a state over the network.
 const GROUPS_AT_ONCE: usize = 4;
 
-/// Replace what is lost, while leading.
+/// Replace what is lost and what is spent, while leading.
 pub(crate) async fn replace_lost(inner: Arc<Inner>) {
+    // The term in which nothing was under way that an earlier leader had begun.
+    let mut settled = None;
     loop {
         sleep(LOOK).await;
-        if !inner.leads() {
-            continue;
-        }
-        if let Err(error) = inner.replace_once().await {
-            tracing::debug!(%error, "the root's leader cannot look for replicas to replace");
+        let Some(term) = inner.term() else { continue };
+        match inner.replace_once(settled == Some(term)).await {
+            Ok(nothing_left) => settled = nothing_left.then_some(term),
+            Err(error) => tracing::debug!(%error, "the root's leader cannot look for replicas to replace"),
         }
     }
 }
 
+/// Why replicas are to be replaced.
+struct Why {
+    lost: BTreeSet<DriveId>,
+    spent: Spent,
+}
+
+impl Why {
+    /// A voter that is to be replaced, with the reason; none that others say it of, or that votes no more.
+    fn of(&self, row: &Group) -> Option<(ReplicaPlace, &'static str)> {
+        let lost = row.voters.iter().find(|voter| self.lost.contains(&voter.drive));
+        let spent = || row.voters.iter().find(|voter| self.spent.has(row.group, voter));
+        lost.map(|voter| (*voter, "its drive is lost")).or_else(|| spent().map(|voter| (*voter, "nothing heals it")))
+    }
+
+    /// Whether a replica that is to enter at this place would be for nothing.
+    fn bars(&self, group: GroupId, place: &ReplicaPlace) -> bool {
+        self.lost.contains(&place.drive) || self.spent.has(group, place)
+    }
+}
+
 impl Inner {
-    async fn replace_once(&self) -> Result<(), Error> {
+    /// Look once; `settled`: nothing is under way that is not known. True if nothing is left to do.
+    async fn replace_once(&self, settled: bool) -> Result<bool, Error> {
         let lost: BTreeSet<DriveId> = match self.read(Query::LostDrives, now() + STEP).await? {
             (_, Reply::Drives(drives)) => drives.into_iter().collect(),
             (_, other) => return Err(unexpected(&other)),
         };
-        if lost.is_empty() {
-            return Ok(());
+        let why = Why { lost, spent: self.spent() };
+        if settled && why.lost.is_empty() && why.spent.is_empty() {
+            return Ok(true);
         }
         let groups = self.groups_of_root().await?;
-        let mut due: Vec<&Group> = groups.iter().filter(|row| row.replacing.is_some() || lost_voter(row, &lost).is_some()).collect();
+        let mut due: Vec<&Group> = groups.iter().filter(|row| row.replacing.is_some() || why.of(row).is_some()).collect();
         // The root last: who leads it may have to hand it over, and what is begun here with it.
         due.sort_by_key(|row| (row.group == ROOT, row.group));
         for some in due.chunks(GROUPS_AT_ONCE) {
-            let outcomes = futures::future::join_all(some.iter().map(|row| self.replace_in(row, &groups, &lost))).await;
+            let outcomes = futures::future::join_all(some.iter().map(|row| self.replace_in(row, &groups, &why))).await;
             for (row, outcome) in some.iter().zip(outcomes) {
                 if let Err(error) = outcome {
-                    tracing::warn!(group = %row.group, %error, "a lost replica is not replaced yet; trying again");
+                    tracing::warn!(group = %row.group, %error, "a replica is not replaced yet; trying again");
                 }
             }
-            if !self.leads() {
+            if self.term().is_none() {
                 break;
             }
         }
-        Ok(())
+        Ok(due.is_empty())
     }
 
     /// Bring one group a step further, to the end if it can be.
-    async fn replace_in(&self, row: &Group, groups: &[Group], lost: &BTreeSet<DriveId>) -> Result<(), Error> {
+    async fn replace_in(&self, row: &Group, groups: &[Group], why: &Why) -> Result<(), Error> {
         let replacing = match row.replacing {
             Some(replacing) => replacing,
-            None => self.begin(row, groups, lost).await?,
+            None => self.begin(row, groups, why).await?,
         };
         let Replacing { leaves, enters, .. } = replacing;
-        if lost.contains(&enters.drive) && self.abandon(row.group, replacing).await? {
+        if why.bars(row.group, &enters) && self.abandon(row.group, replacing).await? {
             return Ok(());
         }
         match self.groups.exchange(row.group, enters, leaves, now() + EXCHANGE).await {
@@ -89,11 +113,16 @@ impl Inner {
         }
     }
 
-    async fn begin(&self, row: &Group, groups: &[Group], lost: &BTreeSet<DriveId>) -> Result<Replacing, Error> {
-        let Some(leaves) = lost_voter(row, lost) else { return Err(Error::Refused("nothing is to be replaced".into())) };
+    async fn begin(&self, row: &Group, groups: &[Group], why: &Why) -> Result<Replacing, Error> {
+        let Some((leaves, reason)) = why.of(row) else { return Err(Error::Refused("nothing is to be replaced".into())) };
+        // Without a majority nothing would come of it, and an id would be burned for nothing.
+        let view = self.groups.members(row.group, now() + STEP).await.map_err(leader::error_of)?;
+        if view.leader.is_none() {
+            return Err(Error::Unavailable(format!("group {} has no leader that is known", row.group)));
+        }
         let all: Vec<ReplicaPlace> = groups.iter().flat_map(|row| row.voters.clone()).collect();
         let found = self.with_unusable(|map, unusable| {
-            let barred: BTreeSet<DriveId> = lost.iter().chain(unusable).copied().collect();
+            let barred: BTreeSet<DriveId> = why.lost.iter().chain(unusable).copied().collect();
             replacement(map, &row.voters, leaves.replica, &all, &barred)
         })?;
         let Some((node, drive)) = found else {
@@ -103,7 +132,7 @@ impl Inner {
         match self.propose(begin, now() + STEP).await? {
             (_, Reply::Group(Group { replacing: Some(replacing), .. })) => {
                 let Replacing { leaves, enters, .. } = replacing;
-                tracing::warn!(group = %row.group, %leaves, enters = %enters.replica, %node, %drive, "replacing a replica whose drive is lost");
+                tracing::warn!(group = %row.group, %leaves, enters = %enters.replica, %node, %drive, reason, "replacing a replica");
                 Ok(replacing)
             }
             (_, other) => Err(unexpected(&other)),
@@ -114,9 +143,9 @@ impl Inner {
         let Replacing { attempt, leaves, enters } = replacing;
         self.propose(Command::FinishReplace { group: row.group, attempt }, now() + STEP).await?;
         runtime::probe!("placement: a lost replica was replaced");
-        tracing::warn!(group = %row.group, %leaves, enters = %enters.replica, "a replica whose drive was lost is replaced");
+        tracing::warn!(group = %row.group, %leaves, enters = %enters.replica, "a replica is replaced");
         if let Some(place) = row.voters.iter().find(|voter| voter.replica == leaves) {
-            // Most often it is gone with its drive.
+            // It may be gone with its drive.
             let _ = self.groups.remove_replica(row.group, *place, members, now() + REMOVE).await;
         }
         Ok(())
@@ -150,6 +179,39 @@ impl Inner {
     }
 }
 
-fn lost_voter(row: &Group, lost: &BTreeSet<DriveId>) -> Option<ReplicaPlace> {
-    row.voters.iter().find(|voter| lost.contains(&voter.drive)).copied()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::root::testing::map;
+    use crate::watch::Watch;
+    use crate::{DriveHealth, Heartbeat};
+    use protocol::{NodeId, ReplicaId};
+
+    #[test]
+    fn only_a_voter_of_the_row_is_replaced_and_only_by_the_word_of_its_own_node() {
+        let drive = |node: u64, ordinal| DriveId::at_bootstrap(NodeId(node), ordinal);
+        let place = |replica, node| ReplicaPlace { replica: ReplicaId(replica), node: NodeId(node), drive: drive(node, 0) };
+        let voters = vec![place(1, 1), place(2, 2), place(3, 3)];
+        let row = Group { group: GroupId(7), voters, last: ReplicaId(3), replacing: None, ended: 0 };
+        let says = |node: u64, replica: u64, without_replicas| {
+            let health = DriveHealth { drive: drive(node, 0), closed: None, without_replicas, free_bytes: 1, total_bytes: 1 };
+            let to_be_replaced = vec![(GroupId(7), ReplicaId(replica))];
+            Heartbeat { node: NodeId(node), incarnation: 1, drives: vec![health], clock_ms: 0, to_be_replaced }
+        };
+        let due = |heartbeats: Vec<Heartbeat>, lost: &[DriveId]| {
+            let map = map(3, 1, 2);
+            let mut watch = Watch::default();
+            for heartbeat in heartbeats {
+                watch.heard(&map, heartbeat);
+            }
+            let why = Why { lost: lost.iter().copied().collect(), spent: watch.spent() };
+            why.of(&row).map(|(voter, reason)| (voter.replica.0, reason))
+        };
+        assert_eq!(due(vec![says(2, 2, false)], &[]), Some((2, "nothing heals it")));
+        assert_eq!(due(vec![says(1, 2, false)], &[]), None, "it is another node's");
+        assert_eq!(due(vec![says(2, 4, false)], &[]), None, "it does not vote, or no more");
+        assert_eq!(due(vec![says(3, 9, true)], &[]), Some((3, "nothing heals it")), "the log of its drive is damaged");
+        assert_eq!(due(vec![says(2, 2, false)], &[drive(3, 0)]), Some((3, "its drive is lost")));
+        assert_eq!(due(Vec::new(), &[drive(3, 1)]), None);
+    }
 }

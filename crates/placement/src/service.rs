@@ -9,7 +9,7 @@ use crate::leader::{ASK, Ask, HEARTBEAT, Refusal, SERVICE, Told, WATCH, error_of
 use crate::open_volumes::{Decision, OpenVolumes};
 use crate::pushing;
 use crate::replacing::replace_lost;
-use crate::watch::{TICK_MAX, Watch};
+use crate::watch::{Spent, TICK_MAX, Watch};
 use crate::{Allocator, Bootstrap, Error, Health, Heartbeat};
 use bytes::Bytes;
 use consensus::Host;
@@ -397,21 +397,26 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether this node leads the root group.
-    pub fn leads(&self) -> bool {
-        self.host.leads(ROOT).is_some()
+    /// Replicas that nothing heals, as their nodes said.
+    pub fn spent(&self) -> Spent {
+        self.state().watch.spent()
     }
 
-    /// Do with the stored map and the drives that get nothing new, as far as is believed here.
+    /// The term in which this node leads the root group, as its replica has it.
+    pub fn term(&self) -> Option<u64> {
+        self.host.leads(ROOT)
+    }
+
+    /// Do with the stored map and the drives that get no new replicas, as far as is believed here.
     pub fn with_unusable<T>(&self, choose: impl FnOnce(&ClusterMap, &BTreeSet<DriveId>) -> T) -> Result<T, Error> {
         let state = self.state();
         let founded = state.founded.as_ref().ok_or_else(|| Error::Unavailable("the cluster is not founded yet".into()))?;
         let map = &founded.bootstrap.map;
-        let unusable = state.watch.unusable(map).into_keys().collect();
+        let unusable = state.watch.unusable(map).into_keys().chain(state.watch.spent().drives()).collect();
         Ok(choose(map, &unusable))
     }
 
-    /// Whether the drive gets nothing new, as far as is believed here.
+    /// Whether the drive gets no new replicas, as far as is believed here.
     pub fn is_barred(&self, drive: DriveId) -> bool {
         self.with_unusable(|_, unusable| unusable.contains(&drive)).unwrap_or(false)
     }

@@ -5,10 +5,11 @@
 //! for [`SUSPECT_AFTER`] without hearing from them. Suspicion only steers new data away; nothing is lost by it.
 
 use crate::scheme_choice::Unusable;
-use crate::{DriveHealth, Heartbeat};
+use crate::{DriveHealth, Heartbeat, TO_BE_REPLACED_MAX};
+use consensus::ReplicaPlace;
 use protocol::limits::SUSPECT_AFTER;
-use protocol::{ClusterMap, DriveId, NodeId};
-use std::collections::BTreeMap;
+use protocol::{ClusterMap, DriveId, GroupId, NodeId, ReplicaId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The most silence that one tick may add, whatever the clock says.
@@ -36,6 +37,33 @@ struct Seen {
     heard: bool,
     /// What its clock showed in its last heartbeat.
     clock_ms: Option<u64>,
+    /// Replicas on it that nothing heals, by its last heartbeat.
+    to_be_replaced: Vec<(GroupId, ReplicaId)>,
+}
+
+/// Replicas that nothing heals, as their nodes say. A node speaks for the replicas on it, and for no others.
+#[derive(Default)]
+pub struct Spent {
+    replicas: BTreeSet<(NodeId, GroupId, ReplicaId)>,
+    /// Drives of which all replicas are spent, and that can have no new ones.
+    drives: BTreeSet<DriveId>,
+}
+
+impl Spent {
+    /// Whether the replica of `group` at `place` is one of them.
+    pub fn has(&self, group: GroupId, place: &ReplicaPlace) -> bool {
+        self.drives.contains(&place.drive) || self.replicas.contains(&(place.node, group, place.replica))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.drives.is_empty() && self.replicas.is_empty()
+    }
+
+    /// Drives that can have no replicas.
+    pub fn drives(&self) -> impl Iterator<Item = DriveId> {
+        self.drives.iter().copied()
+    }
 }
 
 impl Watch {
@@ -71,7 +99,10 @@ impl Watch {
             heartbeat.drives.into_iter().take(DRIVES_PER_NODE_MAX).filter(its).map(|health| (health.drive, health)).collect();
         let closed = |drives: &BTreeMap<DriveId, DriveHealth>| drives.values().map(|d| (d.drive, d.closed.is_some())).collect::<Vec<_>>();
         let changed = !seen.heard || closed(&drives) != closed(&seen.drives);
-        *seen = Seen { incarnation: heartbeat.incarnation, heard: true, drives, clock_ms: Some(heartbeat.clock_ms), ..Seen::default() };
+        let mut to_be_replaced = heartbeat.to_be_replaced;
+        to_be_replaced.truncate(TO_BE_REPLACED_MAX);
+        let (incarnation, clock_ms) = (heartbeat.incarnation, Some(heartbeat.clock_ms));
+        *seen = Seen { incarnation, heard: true, drives, clock_ms, to_be_replaced, ..Seen::default() };
         changed
     }
 
@@ -98,6 +129,16 @@ impl Watch {
     /// trusted. `None` if it is silent.
     pub fn clock_ms(&self, node: NodeId) -> Option<u64> {
         self.nodes.get(&node).filter(|seen| seen.silence < SUSPECT_AFTER)?.clock_ms
+    }
+
+    /// Replicas that nothing heals. What a node said of them stands until it says otherwise: they do not come back while it is silent.
+    pub fn spent(&self) -> Spent {
+        let mut spent = Spent::default();
+        for (node, seen) in &self.nodes {
+            spent.replicas.extend(seen.to_be_replaced.iter().map(|(group, replica)| (*node, *group, *replica)));
+            spent.drives.extend(seen.drives.values().filter(|drive| drive.without_replicas).map(|drive| drive.drive));
+        }
+        spent
     }
 
     /// Drives that closed themselves, and why.
@@ -146,10 +187,12 @@ mod tests {
         let drive = |ordinal: u16| DriveHealth {
             drive: DriveId::at_bootstrap(NodeId(node), ordinal),
             closed: closed.contains(&ordinal).then(|| "path shows another drive".to_string()),
+            without_replicas: false,
             free_bytes: 1 << 40,
             total_bytes: 1 << 41,
         };
-        Heartbeat { node: NodeId(node), incarnation: 1, drives: (0..2).map(drive).collect(), clock_ms: 1000 + node }
+        let drives = (0..2).map(drive).collect();
+        Heartbeat { node: NodeId(node), incarnation: 1, drives, clock_ms: 1000 + node, to_be_replaced: Vec::new() }
     }
 
     fn led(watch: &mut Watch, seconds: u64) {
@@ -205,6 +248,34 @@ mod tests {
         assert!(unusable.values().all(|why| matches!(why, Unusable::Node(_))));
         watch.heard(&map, heartbeat(3, &[]));
         assert!(watch.unusable(&map).is_empty());
+    }
+
+    #[test]
+    fn a_node_speaks_for_its_own_replicas_and_drives_until_it_says_otherwise() {
+        let map = map(3, 1, 2);
+        let (group, replica) = (GroupId(4), ReplicaId(9));
+        let place = |node: u64, ordinal| ReplicaPlace { replica, node: NodeId(node), drive: DriveId::at_bootstrap(NodeId(node), ordinal) };
+        let mut watch = Watch::default();
+        watch.begin_term(&map);
+        watch.heard(&map, heartbeat(1, &[]));
+        assert!(watch.spent().is_empty());
+        let mut says = Heartbeat { to_be_replaced: vec![(group, replica)], ..heartbeat(1, &[]) };
+        says.drives[1].without_replicas = true;
+        // Of a drive that is another node's.
+        says.drives[0] = DriveHealth { drive: place(2, 0).drive, without_replicas: true, ..says.drives[0].clone() };
+        watch.heard(&map, says);
+        let spent = watch.spent();
+        assert!(spent.has(group, &place(1, 0)) && spent.has(GroupId(5), &place(1, 1)));
+        assert!(!spent.has(group, &place(2, 0)) && !spent.has(GroupId(5), &place(1, 0)));
+        assert_eq!(spent.drives().collect::<Vec<_>>(), [place(1, 1).drive]);
+        led(&mut watch, 60);
+        watch.begin_term(&map);
+        assert!(watch.spent().has(group, &place(1, 0)), "silence heals nothing");
+        let many = (0..1000).map(|id| (group, ReplicaId(id))).collect();
+        watch.heard(&map, Heartbeat { to_be_replaced: many, ..heartbeat(1, &[]) });
+        assert_eq!(watch.spent().replicas.len(), TO_BE_REPLACED_MAX);
+        watch.heard(&map, heartbeat(1, &[]));
+        assert!(watch.spent().is_empty());
     }
 
     #[test]

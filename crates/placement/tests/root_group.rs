@@ -3,7 +3,9 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used, reason = "a test of real files and sockets")]
 
 use consensus::{Host, HostDrive};
-use placement::{Bootstrap, BucketState, Changes, Client, DriveHealth, Error, Heartbeat, Root, Service, place_replicas};
+use placement::{
+    Bootstrap, BucketState, Changes, Client, DriveHealth, Error, Heartbeat, Root, Service, TO_BE_REPLACED_MAX, place_replicas,
+};
 use protocol::{
     ClusterId, ClusterMap, Drive, DriveId, DriveState, GroupId, Node, NodeId, ROOT, SlotIndex, Versioning, VolumeState, WriterId,
 };
@@ -75,12 +77,19 @@ async fn start(node: NodeId, bootstrap: &Bootstrap, folder: &Path) -> Process {
     let service = Service::start(rpc.clone(), host.clone(), bootstrap.clone(), changes);
     let client = Client::new(rpc, host.client());
     let closed = Arc::new(Mutex::new(None::<String>));
-    let said = closed.clone();
+    let (said, speaking) = (closed.clone(), host.clone());
     let heartbeats = client.heartbeat(move || {
-        let mut health: Vec<_> =
-            drives.iter().map(|drive| DriveHealth { drive: *drive, closed: None, free_bytes: 1 << 40, total_bytes: 1 << 41 }).collect();
+        let health = |drive: &DriveId| DriveHealth {
+            drive: *drive,
+            closed: None,
+            without_replicas: false,
+            free_bytes: 1 << 40,
+            total_bytes: 1 << 41,
+        };
+        let mut health: Vec<_> = drives.iter().map(health).collect();
         health[0].closed = said.lock().unwrap().clone();
-        Heartbeat { node, incarnation: 1, drives: health, clock_ms: runtime::time::wall_ms() }
+        let to_be_replaced = speaking.to_be_replaced(TO_BE_REPLACED_MAX);
+        Heartbeat { node, incarnation: 1, drives: health, clock_ms: runtime::time::wall_ms(), to_be_replaced }
     });
     let watching = client.watch();
     Process { client, host, service, heartbeats, watching, listening, closed }
@@ -270,7 +279,9 @@ fn what_one_node_changes_the_others_know_at_once_and_without_a_watch_after_a_whi
         processes[0].client.open_writer(soon()).await.unwrap();
         let leader = (0..3).find(|&index| processes[index].host.leads(ROOT).is_some()).expect("somebody led just now");
         // Neither of them leads: what they hear comes over sockets.
-        let [changes, hears] = [0, 1, 2].into_iter().filter(|index| *index != leader).collect::<Vec<_>>()[..] else { panic!("three nodes") };
+        let [changes, hears] = [0, 1, 2].into_iter().filter(|index| *index != leader).collect::<Vec<_>>()[..] else {
+            panic!("three nodes")
+        };
         let (here, there) = (&processes[changes].client, &processes[hears].client);
         create(here, "photos").await;
         let volume = here.volume_for_writing(&[], soon()).await.unwrap();
@@ -337,6 +348,64 @@ fn what_one_node_changes_the_others_know_at_once_and_without_a_watch_after_a_whi
         }
         let took = now().saturating_duration_since(from);
         assert!(took > Duration::from_secs(3) && took < Duration::from_secs(10), "{took:?}");
+        for process in processes {
+            process.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_replica_that_nothing_heals_is_replaced_although_its_drive_is_good() {
+    runtime::process::block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let bootstrap = bootstrap(&ports(3), 4);
+        let mut processes = Vec::new();
+        for node in 1..=3 {
+            processes.push(start(NodeId(node), &bootstrap, folder.path()).await);
+        }
+        create(&processes[0].client, "photos").await;
+        let root = async |client: &Client| client.groups(soon()).await.unwrap().into_iter().find(|row| row.group == ROOT).unwrap();
+        let before = root(&processes[0].client).await;
+        // One that does not lead loses its state and the record of it, and so its standing: it might vote a second time.
+        let index = (0..3).find(|&index| processes[index].host.leads(ROOT).is_none()).unwrap();
+        let lost = processes[index].host.status().into_iter().find(|replica| replica.group == ROOT).unwrap();
+        let node = NodeId(index as u64 + 1);
+        processes.remove(index).stop().await;
+        let raft = folder.path().join(lost.drive.0.to_string()).join("raft");
+        let mut removed = 0;
+        for file in std::fs::read_dir(&raft).unwrap().map(|file| file.unwrap()) {
+            if file.file_name().to_str().unwrap().starts_with(&format!("g{}-r{}", ROOT, lost.replica)) {
+                std::fs::remove_file(file.path()).unwrap();
+                removed += 1;
+            }
+        }
+        assert_eq!(removed, 2, "its state and its manifest");
+        processes.insert(index, start(node, &bootstrap, folder.path()).await);
+        assert_eq!(processes[index].host.to_be_replaced(9), [(ROOT, lost.replica)]);
+        let client = &processes[index].client;
+        let from = now();
+        let after = loop {
+            let row = root(client).await;
+            if row.replacing.is_none() && row.voters != before.voters {
+                break row;
+            }
+            assert!(now() < from + Duration::from_secs(30), "{row:?}");
+            sleep(Duration::from_millis(100)).await;
+        };
+        assert_eq!(after.voters.len(), before.voters.len());
+        assert!(after.voters.iter().all(|voter| voter.replica != lost.replica && voter.drive != lost.drive), "{after:?}");
+        // All its voters run, and the one that left is gone.
+        until(|| {
+            let running = processes.iter().flat_map(|process| process.host.status()).filter(|replica| replica.trouble.is_none());
+            let running: std::collections::BTreeSet<_> = running.map(|replica| replica.replica).collect();
+            after.voters.iter().all(|voter| running.contains(&voter.replica))
+        })
+        .await;
+        until(|| processes[index].host.to_be_replaced(9).is_empty()).await;
+        assert_eq!(client.bucket("photos", soon()).await.unwrap().state, BucketState::Live);
+        let settled = root(client).await;
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(root(client).await, settled, "nothing more is replaced");
         for process in processes {
             process.stop().await;
         }

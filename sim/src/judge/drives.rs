@@ -41,6 +41,11 @@ impl Drives {
         self.0.get(&id)
     }
 
+    /// The drive with this ordinal of a machine.
+    pub fn at(&self, machine: usize, ordinal: usize) -> Option<DriveId> {
+        self.iter().filter(|(_, place)| place.machine == machine).map(|(id, _)| id).nth(ordinal)
+    }
+
     pub fn label(&self, id: DriveId) -> String {
         self.0.get(&id).map_or_else(|| format!("drive {id}"), |place| place.drive.label().to_string())
     }

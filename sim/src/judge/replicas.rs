@@ -1,5 +1,5 @@
 //! I9: replicas that applied the same index hold the same bytes. A replica may have been damaged only for a reason that a fault
-//! explains; and what its group can give back to it, it has again soon.
+//! explains; what its group can give back to it, it has again soon; and one that nothing heals is replaced soon.
 
 use super::drives::{Drives, Harm};
 use crate::cluster::Cluster;
@@ -113,10 +113,11 @@ type Gathered = (BTreeMap<u64, Vec<Replica>>, Vec<String>, Vec<Violation>);
 
 fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>, placed: &Placed) -> Gathered {
     let harm = Harm::now(drives, cluster);
+    let refused: BTreeSet<DriveId> = cluster.refused().into_keys().filter_map(|place| drives.at(place.node, place.drive)).collect();
     let explained = |drive: DriveId| touched.contains(&drive) || harm.out(drive).is_some();
     let mut groups: BTreeMap<u64, Vec<Replica>> = BTreeMap::new();
     let (mut crippled, mut found) = (Vec::new(), Vec::new());
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut spent) = (BTreeSet::new(), Vec::new());
     for node in (0..cluster.machines.len()).filter_map(|index| cluster.node(index)) {
         for status in node.host().status() {
             seen.insert((status.group, status.replica));
@@ -135,12 +136,27 @@ fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>, place
                     if !status.to_be_replaced && harm.out(status.drive).is_none() {
                         crippled.push(format!("replica {replica} of group {group} on {drive} is crippled yet: {reason}"));
                     }
+                    if status.to_be_replaced {
+                        spent.push((status.group, status.replica, format!("replica {replica} of group {group} on {drive}: {reason}")));
+                    }
                 }
                 Some(reason) => {
                     let text = format!("replica {replica} of group {group} stopped on {drive}, which no fault explains: {reason}");
                     found.push(Violation::new("replica-stopped", text));
                 }
             }
+        }
+    }
+    for (group, replica, text) in spent {
+        let Some((_, members)) = placed.groups.iter().find(|(known, _)| *known == group) else { continue };
+        let running = groups.get(&group.0).map_or(0, Vec::len);
+        let free = drives.iter().any(|(drive, _)| {
+            let taken = members.all().any(|place| place.drive == drive) || placed.lost.contains(&drive);
+            !taken && !explained(drive) && !refused.contains(&drive)
+        });
+        // It can be where the group has a majority without it, and a drive is left.
+        if members.is_voter(replica) && running > members.voters.len() / 2 && free {
+            crippled.push(format!("not replaced yet: {text}"));
         }
     }
     for (group, members) in &placed.groups {

@@ -89,9 +89,16 @@ impl Cluster {
             drives: pulse
                 .status()
                 .into_iter()
-                .map(|drive| DriveHealth { drive: drive.drive, closed: drive.closed, free_bytes: 1 << 40, total_bytes: 1 << 40 })
+                .map(|drive| DriveHealth {
+                    drive: drive.drive,
+                    closed: drive.closed,
+                    without_replicas: false,
+                    free_bytes: 1 << 40,
+                    total_bytes: 1 << 40,
+                })
                 .collect(),
             clock_ms: 0,
+            to_be_replaced: Vec::new(),
         });
         let writer = placement.open_writer(now() + Duration::from_secs(20)).await.unwrap();
         let clients = gateway::Cluster {
