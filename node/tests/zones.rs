@@ -1,64 +1,15 @@
 //! Six real processes in three zones, through the example's own script: any one zone may go.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used, reason = "a test of real processes")]
 
-use jepsen_like::s3::{Client, Content, Credentials};
-use runtime::process::block_on;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+mod three_zones;
 
-/// Away from the ports of the example itself, of other tests and of ephemeral ports.
-const S3_PORT: u16 = 19_400;
-const RPC_PORT: u16 = 17_400;
+use jepsen_like::s3::{Client, Content};
+use runtime::process::block_on;
+use std::time::{Duration, Instant};
+use three_zones::Zones;
+
 /// The longest that a PUT may wait.
 const PUT_WAIT: Duration = Duration::from_secs(5);
-
-struct Zones {
-    data: PathBuf,
-}
-
-impl Zones {
-    fn script(&self, arguments: &[&str]) -> String {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/three-zones/start.sh");
-        let output = Command::new("bash")
-            .arg(script)
-            .args(arguments)
-            .env("KEEPSTONE", env!("CARGO_BIN_EXE_keepstone"))
-            .env("KEEPSTONE_DATA", &self.data)
-            .env("S3_PORT", S3_PORT.to_string())
-            .env("RPC_PORT", RPC_PORT.to_string())
-            .output()
-            .unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{arguments:?}: {text}");
-        text
-    }
-
-    fn clients(&self) -> Vec<Client> {
-        let text = std::fs::read_to_string(self.data.join("credentials.toml")).unwrap();
-        let value = |name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-            line.split('"').nth(1).unwrap().to_string()
-        };
-        (1..=6u16)
-            .map(|node| {
-                let address = SocketAddr::from(([127, 0, 0, 1], S3_PORT + node));
-                Client::new(address, Credentials::new(value("access_key"), value("secret_key")), "us-east-1")
-            })
-            .collect()
-    }
-}
-
-impl Drop for Zones {
-    fn drop(&mut self) {
-        for node in 1..=6 {
-            if let Ok(pid) = std::fs::read_to_string(self.data.join(format!("node-{node}.pid"))) {
-                let _ = Command::new("kill").arg("-9").arg(pid.trim()).status();
-            }
-        }
-    }
-}
 
 /// Nodes of a zone, as indices of clients.
 fn nodes_of(zone: &str) -> [usize; 2] {
@@ -72,7 +23,7 @@ fn nodes_of(zone: &str) -> [usize; 2] {
 #[test]
 fn reads_and_writes_go_on_without_any_one_zone() {
     let folder = tempfile::tempdir().unwrap();
-    let zones = Zones { data: folder.path().join("zones") };
+    let zones = Zones::new(folder.path(), 400);
     zones.script(&["up"]);
     let clients = zones.clients();
     let mut written: Vec<(String, Content)> = Vec::new();
