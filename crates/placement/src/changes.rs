@@ -258,14 +258,16 @@ fn changed(rows: &RowsMut<'_>, command: &[u8]) -> Option<Change> {
     let volume = |id: VolumeId| volumes::find_mut(rows, id).map(Change::Volume);
     match wire::decode::<Command>(command).ok()? {
         Command::Bootstrap(_) => Some(Change::Bootstrap),
-        // Tags of buckets are asked for each time.
+        // Tags of buckets are asked for each time; so is what a lifecycle says, but its attempt is the bucket's.
         Command::OpenWriter | Command::MarkTime { .. } | Command::SetBucketTags { .. } => None,
         Command::BeginCreateBucket { name, .. }
         | Command::FinishCreateBucket { name, .. }
         | Command::BeginDeleteBucket { name }
         | Command::FinishDeleteBucket { name, .. }
         | Command::BeginSetVersioning { name, .. }
-        | Command::FinishSetVersioning { name, .. } => {
+        | Command::FinishSetVersioning { name, .. }
+        | Command::BeginSetLifecycle { name, .. }
+        | Command::FinishSetLifecycle { name, .. } => {
             let bucket = buckets::find_mut(rows, &name);
             Some(Change::Bucket { name, bucket })
         }

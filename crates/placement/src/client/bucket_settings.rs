@@ -29,7 +29,7 @@ impl Client {
     pub async fn begin_set_lifecycle(&self, name: &str, lifecycle: Option<Lifecycle>, deadline: Instant) -> Result<BucketLifecycle, Error> {
         let begun = self.command(Command::BeginSetLifecycle { name: name.to_string(), lifecycle }, deadline).await;
         self.forget_bucket(name);
-        lifecycle_of(begun?)
+        lifecycle_of(begun?.1)
     }
 
     /// Every partition has the lifecycle under `attempt`: it is the bucket's.
@@ -39,7 +39,7 @@ impl Client {
 
     /// The lifecycle of a bucket, linearizable.
     pub async fn bucket_lifecycle(&self, name: &str, deadline: Instant) -> Result<BucketLifecycle, Error> {
-        lifecycle_of(self.query(Query::BucketLifecycle { name: name.to_string() }, deadline).await?)
+        lifecycle_of(self.query(Query::BucketLifecycle { name: name.to_string() }, deadline).await?.1)
     }
 }
 
