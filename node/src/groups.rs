@@ -1,6 +1,6 @@
 //! What is left of each group on the drives at hand, for an operator whose group has no quorum. Reads, and changes nothing.
 
-use consensus::inspect::{LogView, ReplicaLog, read_checkpoint};
+use consensus::inspect::{Checkpoint, LogView, ReplicaLog, decode_change, read_checkpoint};
 use consensus::{Members, ReplicaPlace};
 use protocol::{DriveId, GroupId, ReplicaId};
 use runtime::disk::Disk;
@@ -26,10 +26,14 @@ pub struct Remains {
     pub last: (u64, u64),
     /// Entries between start and last that are lost.
     pub missing: Vec<u64>,
+    /// Term of the last entry up to which nothing is missing.
+    pub whole_term: u64,
+    /// Why it must not be gone on from, whatever it has.
+    pub out: Option<&'static str>,
     /// Applied index, number of rows and state hash of its state; or why that cannot be read.
     pub state: Result<(u64, u64, u64), String>,
-    /// Who belongs to the group, by its state.
-    pub members: Option<Members>,
+    /// Who belonged to the group from which entry on, by its state and then change by change by its log; the last ones may not be committed.
+    pub configurations: Vec<(u64, Members)>,
 }
 
 impl Remains {
@@ -49,38 +53,49 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// The replica that a recovery would go on from: whose last entry is the newest by Raft's order (term, then index), among
-    /// those that are whole to their end; failing that, who is whole the furthest.
+    /// The replica that a recovery would go on from: whose last entry before which nothing is missing is the newest by Raft's
+    /// order (term, then index).
     pub fn best(&self) -> Option<&Remains> {
-        let rank = |one: &&Remains| {
-            let whole = one.whole_to()?;
-            Some((whole == one.last.0, if whole == one.last.0 { one.last.1 } else { 0 }, whole))
-        };
+        let rank = |one: &&Remains| one.whole_to().filter(|_| one.out.is_none()).map(|whole| (one.whole_term, whole));
         self.remains.iter().filter(|one| rank(one).is_some()).max_by_key(rank)
     }
 
     /// Who belongs to the group, by the newest that was found.
     pub fn members(&self) -> Option<&Members> {
-        self.remains.iter().filter_map(|one| one.members.as_ref()).max_by_key(|members| members.version)
+        let all = self.remains.iter().flat_map(|one| &one.configurations);
+        all.map(|(_, members)| members).max_by_key(|members| members.version)
+    }
+
+    /// The configurations of which one was in force last: the last one that is known to be committed, and those behind it.
+    fn possible(&self) -> Vec<&Members> {
+        let commit = self.remains.iter().map(|one| one.commit).max().unwrap_or(0);
+        let all = || self.remains.iter().flat_map(|one| &one.configurations);
+        let sure = all().filter(|(from, _)| *from <= commit).map(|(_, members)| members.version).max().unwrap_or(0);
+        all().map(|(_, members)| members).filter(|members| members.version >= sure).collect()
+    }
+
+    /// Whether somebody who is here has all that the replica ever acknowledged.
+    fn is_here(&self, place: &ReplicaPlace) -> bool {
+        let whole = |one: &Remains| one.out.is_none() && one.whole_to() == Some(one.last.0);
+        self.remains.iter().any(|one| one.replica == place.replica && whole(one))
     }
 
     /// Voters of which no drive that is here has anything whole.
     pub fn absent(&self) -> Vec<ReplicaPlace> {
-        let here = |place: &ReplicaPlace| self.remains.iter().any(|one| one.replica == place.replica && one.whole_to() == Some(one.last.0));
         let all = self.members().into_iter().flat_map(|members| members.voters.iter().chain(&members.outgoing));
-        let mut absent: Vec<ReplicaPlace> = all.filter(|place| !here(place)).copied().collect();
+        let mut absent: Vec<ReplicaPlace> = all.filter(|place| !self.is_here(place)).copied().collect();
         absent.sort_by_key(|place| place.replica);
         absent.dedup();
         absent
     }
 
-    /// Whether a command may have been acknowledged of which nothing here knows: enough voters are absent to commit it without
-    /// any that is here.
+    /// Whether a command may have been acknowledged of which nothing here knows: in one of the configurations that may have been
+    /// in force, enough voters are absent to commit it without any that is here.
     pub fn is_blind(&self) -> bool {
-        let Some(members) = self.members() else { return true };
-        let absent = self.absent();
-        let quorum = |voters: &[ReplicaPlace]| voters.iter().filter(|voter| absent.contains(voter)).count() > voters.len() / 2;
-        quorum(&members.voters) && (members.outgoing.is_empty() || quorum(&members.outgoing))
+        let quorum = |voters: &[ReplicaPlace]| voters.iter().filter(|voter| !self.is_here(voter)).count() > voters.len() / 2;
+        let alone = |members: &&Members| quorum(&members.voters) && (members.outgoing.is_empty() || quorum(&members.outgoing));
+        let possible = self.possible();
+        possible.is_empty() || possible.iter().any(alone)
     }
 
     /// Entries that some replica has, or knows to be committed, and the best survivor does not: acknowledged commands may be
@@ -103,6 +118,9 @@ impl fmt::Display for Survey {
             match &one.state {
                 Ok((applied, rows, hash)) => write!(f, "state at {applied} with {rows} rows ({hash:016x})")?,
                 Err(reason) => write!(f, "NO STATE: {reason}")?,
+            }
+            if let Some(why) = one.out {
+                write!(f, ", MUST NOT BE GONE ON FROM: {why}")?;
             }
             match one.missing.len() {
                 0 => writeln!(f)?,
@@ -166,10 +184,34 @@ fn remains(drive: DriveId, disk: &Arc<dyn Disk>, group: GroupId, replica: Replic
     let of_state = state.as_ref().map_or((log.start, 0), |state| (state.applied, state.term));
     let last = entries.next_back().map_or(of_state, |(index, entry)| (*index, entry.term));
     let missing = (log.start + 1..=last.0.max(log.commit)).filter(|index| !log.entries.contains_key(index)).collect();
-    let ReplicaLog { term, vote, commit, start, .. } = *log;
-    let members = state.as_ref().ok().map(|state| state.members.clone());
+    let ReplicaLog { term, vote, commit, start, removed, damaged, .. } = *log;
+    let out = match (removed, damaged) {
+        (true, _) => Some("it left its group"),
+        (_, true) => Some("its state differed from that of the others, or what it had acknowledged was missing"),
+        (false, false) => None,
+    };
+    let configurations = state.as_ref().map_or_else(|_| Vec::new(), |state| configurations(state, log));
     let state = state.map(|state| (state.applied, state.rows, state.state_hash));
-    Remains { replica, drive, label: disk.label().to_owned(), term, vote, commit, start, last, missing, state, members }
+    let label = disk.label().to_owned();
+    let mut remains =
+        Remains { replica, drive, label, term, vote, commit, start, last, missing, whole_term: 0, out, state, configurations };
+    let whole = remains.whole_to().unwrap_or(0);
+    remains.whole_term = if whole == last.0 { last.1 } else { log.entries.get(&whole).map_or(of_state.1, |entry| entry.term) };
+    remains
+}
+
+/// Those that a replica went through, or is to go through: its state's, and then those that the changes in its log make of it.
+fn configurations(state: &Checkpoint, log: &ReplicaLog) -> Vec<(u64, Members)> {
+    let mut members = state.members.clone();
+    let mut all = vec![(state.applied, members.clone())];
+    for (index, entry) in log.entries.range(state.applied + 1..).filter(|(_, entry)| entry.change) {
+        if let Some(change) = decode_change(&entry.data)
+            && members.take(change) == Ok(true)
+        {
+            all.push((*index, members.clone()));
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -189,8 +231,10 @@ mod tests {
             start: 4,
             last,
             missing: missing.to_vec(),
+            whole_term: last.1,
+            out: None,
             state: state.map(|applied| (applied, 7, 0xabc)).ok_or_else(|| "the state is damaged".to_owned()),
-            members: state.map(|_| members(3)),
+            configurations: state.map(|applied| (applied, members(3))).into_iter().collect(),
         }
     }
 
@@ -215,7 +259,7 @@ mod tests {
         joint.outgoing = joint.voters.clone();
         joint.voters[0].replica = ReplicaId(4);
         joint.version = 7;
-        let joint = survey(vec![whole(1), Remains { members: Some(joint), ..whole(2) }]);
+        let joint = survey(vec![whole(1), Remains { configurations: vec![(6, joint)], ..whole(2) }]);
         assert_eq!(joint.absent().iter().map(|place| place.replica.0).collect::<Vec<_>>(), [3, 4]);
         assert!(!joint.is_blind(), "of those before, two are here");
     }
@@ -234,6 +278,31 @@ mod tests {
         let alone = Survey { group: GroupId(2), remains: vec![damaged] };
         assert_eq!(alone.best().and_then(Remains::whole_to), Some(7));
         assert_eq!(alone.in_doubt(), Some((8, 12)));
+    }
+
+    #[test]
+    fn who_left_in_the_log_behind_the_checkpoint_does_not_vouch_for_those_who_came() {
+        let before = members(3);
+        let mut after = members(3);
+        after.voters[2].replica = ReplicaId(4);
+        after.version = 7;
+        let whole = |id, commit| remains(id, (12, 3), commit, &[], Some(5));
+        let changed = |commit| Remains { configurations: vec![(5, before.clone()), (9, after.clone())], ..whole(1, commit) };
+        let survey = |commit| Survey { group: GroupId(2), remains: vec![changed(commit), whole(3, commit)] };
+        assert!(survey(10).is_blind(), "2 and 4 commit without 1, and 3 left");
+        assert!(survey(6).is_blind(), "whether 3 left is not known");
+        let with_two = |commit| Survey { group: GroupId(2), remains: vec![changed(commit), whole(2, commit)] };
+        assert!(!with_two(10).is_blind() && !with_two(6).is_blind());
+    }
+
+    #[test]
+    fn who_must_not_run_is_not_best_and_an_old_replica_is_not_better_for_being_whole() {
+        let diverged = Remains { out: Some("it differs"), ..remains(1, (20, 4), 10, &[], Some(9)) };
+        let late = remains(2, (901, 3), 900, &[901], Some(6));
+        let old = remains(3, (100, 2), 100, &[], Some(50));
+        let survey = Survey { group: GroupId(2), remains: vec![diverged, late, old] };
+        assert_eq!(survey.best().map(|best| best.replica), Some(ReplicaId(2)));
+        assert!(survey.to_string().contains("MUST NOT BE GONE ON FROM: it differs"));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct ReplicaLog {
     pub commit: u64,
     /// It left its group.
     pub removed: bool,
+    /// It must never run again: its state differed from the others', or what it had acknowledged was missing.
+    pub damaged: bool,
     /// Entries up to this are gone from the log, as a checkpoint or a snapshot holds them.
     pub start: u64,
     /// By index; gaps are entries that the drive lost. Those up to `start` stay until [`LogView::forget`]: they may have been
@@ -219,6 +221,7 @@ impl LogView {
                 (replica.term, replica.vote, replica.commit) = (hard.term, hard.vote, hard.commit);
             }
             replica.removed |= record.removed;
+            replica.damaged |= record.damaged;
             if let Some(start) = record.start {
                 replica.start = start.index;
                 if record.reset {
