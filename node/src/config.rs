@@ -35,8 +35,6 @@ pub struct S3 {
     pub listen: SocketAddr,
     /// File with `access_key` and `secret_key`, mode 0600, relative to the node's file.
     pub credentials_file: PathBuf,
-    #[serde(default = "default_region")]
-    pub region: String,
     /// Base domains of virtual-host style requests (`bucket.domain`); all others are path style.
     #[serde(default)]
     pub domains: Vec<String>,
@@ -64,6 +62,9 @@ pub struct ClusterFile {
     /// Metadata partitions.
     #[serde(default = "default_partitions")]
     pub partitions: u16,
+    /// What clients sign for at every gateway.
+    #[serde(default = "default_region")]
+    pub region: String,
     pub node: Vec<ClusterNode>,
 }
 
@@ -81,7 +82,7 @@ pub struct ClusterNode {
     pub drives: u16,
 }
 
-/// Credentials of the root identity.
+/// Credentials of the identity that stands in a node's file.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Credentials {
@@ -89,7 +90,8 @@ pub struct Credentials {
     pub secret_key: String,
 }
 
-fn default_region() -> String {
+/// `us-east-1`, which clients sign for unless they are told otherwise.
+pub fn default_region() -> String {
     "us-east-1".to_string()
 }
 
@@ -126,6 +128,8 @@ mod tests {
         let text = "cluster_file='c'\nnode=1\ndrives=['d']\n[s3]\nlisten='127.0.0.1:1'\ncredentials_file='k'\n";
         let file: NodeFile = parse(Path::new("n.toml"), text).unwrap();
         assert!(file.s3.presigned_v2);
-        assert_eq!(file.s3.region, "us-east-1");
+        let text = "id='i'\nsecret_file='s'\nscheme='rs(4,2)'\nnode=[]\n";
+        let file: ClusterFile = parse(Path::new("c.toml"), text).unwrap();
+        assert_eq!((file.region.as_str(), file.partitions), ("us-east-1", 4));
     }
 }

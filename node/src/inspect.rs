@@ -4,9 +4,9 @@
 use crate::settings::Bootstrap;
 use consensus::rows::MemoryRows;
 use consensus::{GroupSpec, StateMachine};
-pub use placement::Bucket;
 use placement::commands::{Answer, Query, Reply};
 pub use placement::root::time::STEP_MS_MAX as CLUSTER_TIME_STEP_MS_MAX;
+pub use placement::{Bucket, IDENTITY_AGE_MAX, Identity};
 use protocol::{DriveId, GroupId, ROOT, Volume, VolumeId, VolumeState, wire};
 use std::sync::Arc;
 
@@ -49,6 +49,14 @@ pub fn buckets(root: &MemoryRows) -> Vec<Bucket> {
     let all = Query::Buckets { after: String::new(), max: 1000 };
     match ask(root, &all) {
         Some(Reply::Buckets(buckets)) => buckets,
+        _ => Vec::new(),
+    }
+}
+
+/// The identities in these rows of the root group.
+pub fn identities(root: &MemoryRows) -> Vec<Identity> {
+    match ask(root, &Query::Identities) {
+        Some(Reply::Identities(identities)) => identities,
         _ => Vec::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! The `keepstone` binary: command line, configuration, logging, signals.
 
 mod files;
+mod identities;
 mod up;
 
 use clap::{Parser, Subcommand};
@@ -36,6 +37,17 @@ enum Command {
     Group {
         #[command(subcommand)]
         command: Group,
+    },
+    /// Make, list and end the identities that may sign requests of S3, beside the one in each node's own file
+    Identity {
+        #[command(subcommand)]
+        command: identities::Identity,
+    },
+    /// Print the settings that all nodes of a running cluster share, as it was founded with them
+    Settings {
+        /// The configuration file of any node of the cluster
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
     },
     /// Run one node of a cluster
     Node {
@@ -101,6 +113,8 @@ fn main() -> ExitCode {
             Command::Group { command: Group::Replace { config, drive, wait } } => {
                 replace_drive(&config, DriveId(drive), Duration::from_secs(wait)).await
             }
+            Command::Identity { command } => identities::run(command).await,
+            Command::Settings { config } => shared_settings(&config).await,
             Command::Node { config, status_file } => run_node(&config, status_file).await,
         }
     });
@@ -172,6 +186,22 @@ async fn group_status(config: &Path) -> Result<(), String> {
     Ok(())
 }
 
+async fn shared_settings(config: &Path) -> Result<(), String> {
+    let config = files::read_node_config(config).map_err(|error| error.to_string())?;
+    let configured = settings::bootstrap(&config.cluster).map_err(|error| error.to_string())?;
+    let operator = Operator::new(&configured, config.secret);
+    let founded = operator.founding(runtime::time::now() + ANSWER_WAIT).await.map_err(|error| error.to_string())?;
+    println!("id = \"{}\"", founded.map.cluster);
+    println!("region = \"{}\"", founded.region);
+    println!("scheme = \"{}\"", founded.scheme);
+    println!("best_effort = {}", founded.best_effort);
+    println!("partitions = {}", founded.partitions.len());
+    for difference in founded.differences(&configured) {
+        eprintln!("the cluster's file of this node differs: {difference}");
+    }
+    Ok(())
+}
+
 async fn replace_drive(config: &Path, drive: DriveId, wait: Duration) -> Result<(), String> {
     let operator = operator(config)?;
     let until = runtime::time::now() + wait;
@@ -201,8 +231,8 @@ async fn run_node(config: &Path, status_file: Option<PathBuf>) -> Result<(), Str
     up::check_credentials(&config.credentials)?;
     let bootstrap = settings::bootstrap(&config.cluster).map_err(|error| error.to_string())?;
     let node = NodeId(config.file.node);
-    let s3 = &config.file.s3;
-    let mut gateway = up::gateway_settings(s3.listen, &s3.region, &config.credentials, s3.domains.clone(), s3.presigned_v2);
+    let (s3, configured) = (&config.file.s3, bootstrap.region.clone());
+    let mut gateway = up::gateway_settings(s3.listen, &bootstrap.region, &config.credentials, s3.domains.clone(), s3.presigned_v2);
     gateway.bytes_max = s3.bytes_max;
     let settings = settings::Settings {
         node,
@@ -220,6 +250,9 @@ async fn run_node(config: &Path, status_file: Option<PathBuf>) -> Result<(), Str
     let waiting = async {
         let endpoint = running.ready().await.map_err(|error| error.to_string())?;
         println!("node {node} serves S3 at http://{endpoint}");
+        if let Some(founded) = running.region().filter(|founded| *founded != configured) {
+            eprintln!("keepstone: the cluster's file says region {configured}: the cluster was founded with {founded}, which is served");
+        }
         Ok::<(), String>(())
     };
     runtime::select! {

@@ -37,6 +37,7 @@ pub struct Node {
 struct Served {
     address: SocketAddr,
     memory: gateway::BodyMemory,
+    region: String,
 }
 
 /// Bytes that a node holds for those who ask something of it, of rooms that are bounded. Nothing, when nobody does.
@@ -140,7 +141,8 @@ impl Node {
 
         let groups = host.client();
         let clients = (placement.clone(), storage::Client::new(rpc.clone()));
-        tasks.push(task::spawn(serve_s3(settings.gateway, placement, groups, clients.1.clone(), sender)));
+        let secret_keys = gateway::secret_keys::SecretKeys::new(&settings.secret, map.cluster);
+        tasks.push(task::spawn(serve_s3(settings.gateway, placement, groups, clients.1.clone(), secret_keys, sender)));
         Ok(Node { host, storage, clients, rpc, refused, without_replicas, ready, _service: service, tasks })
     }
 
@@ -149,6 +151,11 @@ impl Node {
         let mut ready = self.ready.clone();
         let state = ready.wait_for(Option::is_some).await.expect("the serving task lives as long as the node");
         state.clone().expect("waited for").map(|served| served.address).map_err(Error::Gateway)
+    }
+
+    /// What clients sign for, once S3 is served: what the cluster was founded with, whatever this node's file says.
+    pub fn region(&self) -> Option<String> {
+        self.ready.borrow().as_ref()?.as_ref().ok().map(|served| served.region.clone())
     }
 
     /// What is held at present for those who ask.
@@ -181,6 +188,11 @@ impl Node {
     /// Buckets and volumes that this node takes for what they are without asking, as it is told of their changes.
     pub fn covered(&self) -> (Vec<Arc<placement::Bucket>>, Vec<Arc<Volume>>) {
         self.clients.0.covered()
+    }
+
+    /// Identities that this node takes for what they are without asking; `None` while it takes none.
+    pub fn covered_identities(&self) -> Option<Vec<placement::Identity>> {
+        self.clients.0.covered_identities()
     }
 
     /// Seal a volume and fence its slots, as an operator may ask, and as all that rewrites a volume begins.
@@ -310,10 +322,11 @@ fn led(host: &Arc<consensus::Host>, groups: &[GroupId]) -> impl Fn() -> Vec<Grou
 
 /// Get a writer id, then serve S3 for as long as the node lives.
 async fn serve_s3(
-    settings: gateway::Settings,
+    mut settings: gateway::Settings,
     placement: placement::Client,
     groups: consensus::Client,
     storage: storage::Client,
+    secret_keys: gateway::secret_keys::SecretKeys,
     ready: watch::Sender<Option<Result<Served, String>>>,
 ) {
     let writer = loop {
@@ -323,11 +336,23 @@ async fn serve_s3(
         }
         time::sleep(Duration::from_millis(200)).await;
     };
+    // Clients sign for one region at every gateway: that of the founding, which no file can change.
+    let region = loop {
+        match placement.founding(time::now() + WRITER_TRY).await {
+            Ok(founding) => break founding.region,
+            Err(error) => tracing::warn!(%error, "waiting for what the cluster was founded with"),
+        }
+        time::sleep(Duration::from_millis(200)).await;
+    };
+    if region != settings.region {
+        tracing::error!(founded = region, configured = settings.region, "another region is configured than the cluster has, which stands");
+        settings.region = region.clone();
+    }
     let metadata = metadata::Client::new(groups, writer);
-    let cluster = gateway::Cluster { placement, metadata, storage, writer };
+    let cluster = gateway::Cluster { placement, metadata, storage, writer, secret_keys };
     match gateway::Gateway::start(settings, cluster).await {
         Ok(gateway) => {
-            ready.send_replace(Some(Ok(Served { address: gateway.address(), memory: gateway.memory().clone() })));
+            ready.send_replace(Some(Ok(Served { address: gateway.address(), memory: gateway.memory().clone(), region })));
             // Held for as long as this task runs: until the node is dropped.
             std::future::pending::<()>().await;
             drop(gateway);

@@ -1,9 +1,14 @@
-//! What an operator asks of a running cluster: where the replicas of its groups are, and to replace those of a drive that is
-//! gone. Asks the nodes as one of them would, under an id that no node has, and keeps nothing.
+//! What an operator asks of a running cluster: where the replicas of its groups are, to replace those of a drive that is gone, who may sign
+//! requests, what it was founded with. Asks the nodes as one of them would, under an id that no node has, and keeps nothing.
+
+mod identities;
+
+pub use identities::{Issued, Listing};
 
 use crate::settings::Bootstrap;
 use consensus::client::GroupView;
 use consensus::{Members, ReplicaPlace};
+use gateway::secret_keys::SecretKeys;
 use placement::{Error, Group};
 use protocol::{ClusterMap, DriveId, NodeId, ROOT, ReplicaId};
 use runtime::rpc::{self, Rpc, Secret};
@@ -20,6 +25,7 @@ pub struct Operator {
     map: ClusterMap,
     groups: consensus::Client,
     placement: placement::Client,
+    secret_keys: SecretKeys,
 }
 
 /// A group as the root group and the group itself have it.
@@ -42,6 +48,7 @@ impl Operator {
     /// Of the cluster that was founded with `bootstrap`.
     pub fn new(bootstrap: &Bootstrap, secret: Secret) -> Operator {
         let map = bootstrap.map.clone();
+        let secret_keys = SecretKeys::new(&secret, map.cluster);
         let rpc = Rpc::new(rpc::Settings {
             node: NodeId(IDS + runtime::entropy::u64() % IDS),
             cluster: map.cluster,
@@ -52,7 +59,7 @@ impl Operator {
         });
         let groups = consensus::Client::new(rpc.clone(), crate::inspect::groups(bootstrap));
         let placement = placement::Client::new(rpc, groups.clone());
-        Operator { map, groups, placement }
+        Operator { map, groups, placement, secret_keys }
     }
 
     /// Where all replicas are.
@@ -67,6 +74,11 @@ impl Operator {
         let views = futures::future::join_all(views).await;
         let groups = rows.into_iter().zip(views).map(|(row, view)| GroupStatus { row, view: view.ok() }).collect();
         Ok(ClusterStatus { map: self.map.clone(), groups, lost })
+    }
+
+    /// What the cluster was founded with.
+    pub async fn founding(&self, deadline: Instant) -> Result<Bootstrap, Error> {
+        self.placement.founding(deadline).await
     }
 
     /// The drive will not come back with what it held: have its replicas replaced. Returns when that is noted durably.

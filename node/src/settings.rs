@@ -54,7 +54,7 @@ pub enum Error {
     #[error("the scheme {scheme} needs {needs} drives, the cluster has {has}")]
     TooFewDrives { scheme: Scheme, needs: usize, has: usize },
     #[error("{0}")]
-    Durability(String),
+    Unsound(String),
 }
 
 /// Parse a cluster id of 32 hex digits.
@@ -108,9 +108,10 @@ pub fn bootstrap(file: &ClusterFile) -> Result<placement::Bootstrap, Error> {
         partitions: (1..=u64::from(file.partitions)).map(GroupId).collect(),
         scheme,
         best_effort: file.best_effort,
+        region: file.region.clone(),
     };
     // The root group asks the same when the cluster is founded; refused there, every node would wait for ever.
-    bootstrap.check().map_err(Error::Durability)?;
+    bootstrap.check().map_err(Error::Unsound)?;
     Ok(bootstrap)
 }
 
@@ -126,6 +127,7 @@ mod tests {
             scheme: "rs(4,2)".to_string(),
             best_effort: true,
             partitions: 4,
+            region: "us-east-1".to_string(),
             node: (1..=6u16)
                 .map(|id| ClusterNode {
                     id: u64::from(id),
@@ -168,9 +170,11 @@ mod tests {
     fn what_the_root_group_would_refuse_is_refused_before_anything_starts() {
         let mut strict = file();
         strict.best_effort = false;
-        let Err(Error::Durability(reason)) = bootstrap(&strict) else { panic!("rs(4,2) over three zones has no spare after one") };
+        let Err(Error::Unsound(reason)) = bootstrap(&strict) else { panic!("rs(4,2) over three zones has no spare after one") };
         assert!(reason.contains("zone"), "{reason}");
         strict.scheme = "rs(3,3)".to_string();
         assert!(bootstrap(&strict).is_ok());
+        strict.region = "EU 1".to_string();
+        assert!(matches!(bootstrap(&strict), Err(Error::Unsound(reason)) if reason.contains("region")));
     }
 }

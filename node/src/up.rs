@@ -35,9 +35,9 @@ pub struct Up {
     /// Secret key, 8 to 128 characters; others on this machine can see it in the process list, DIR/credentials.toml they cannot
     #[arg(long, requires = "access_key", value_name = "SECRET")]
     pub secret_key: Option<String>,
-    /// Region that clients must sign for
-    #[arg(long, default_value = "us-east-1")]
-    pub region: String,
+    /// Region that clients must sign for. What is said at the first start stands. Default: us-east-1
+    #[arg(long)]
+    pub region: Option<String>,
     /// Refuse presigned URLs of signature version 2 (boto3, awscli v1 and s3cmd make them by default)
     #[arg(long)]
     pub no_presigned_v2: bool,
@@ -59,6 +59,8 @@ pub enum Error {
     Node(#[from] node::Error),
     #[error("{0}")]
     Credentials(String),
+    #[error("{0}")]
+    Region(String),
 }
 
 /// The identity of a one-machine cluster, kept in `DIR/cluster.toml` with mode 0600.
@@ -67,6 +69,7 @@ pub enum Error {
 struct Identity {
     id: String,
     secret: String,
+    region: String,
 }
 
 /// A started one-machine cluster.
@@ -93,6 +96,7 @@ impl Up {
             partitions: (1..=PARTITIONS).map(GroupId).collect(),
             scheme: SCHEME,
             best_effort: true,
+            region: identity.region.clone(),
         };
         let first_start = paths.iter().all(|path| !files::exists(path)) || is_unused(&paths);
         if first_start {
@@ -109,14 +113,14 @@ impl Up {
             secret: Secret(Arc::from(&secret[..])),
             bootstrap: bootstrap.clone(),
             listens: false,
-            gateway: gateway_settings(self.listen, &self.region, &credentials, Vec::new(), !self.no_presigned_v2),
+            gateway: gateway_settings(self.listen, &identity.region, &credentials, Vec::new(), !self.no_presigned_v2),
             consensus: Default::default(),
             lifecycle_every: settings::LIFECYCLE_EVERY,
             machine: node::machine,
         };
         let node = Node::start(settings, slots).await?;
         let endpoint = node.ready().await?;
-        let banner = banner(&self, endpoint, &credentials, &bootstrap, &node);
+        let banner = banner(&self.data, endpoint, &credentials, &bootstrap, &node);
         Ok(Running { node, banner })
     }
 
@@ -127,9 +131,19 @@ impl Up {
             let (mut id, mut secret) = ([0; 16], [0; 32]);
             runtime::entropy::fill(&mut id);
             runtime::entropy::fill(&mut secret);
-            files::write_secret(&path, &format!("id = \"{}\"\nsecret = \"{}\"\n", hex::encode(id), hex::encode(secret)))?;
+            let region = self.region.clone().unwrap_or_else(::node::config::default_region);
+            // It stands for good: refused before anything is made.
+            placement::root::map::check_region(&region).map_err(Error::Region)?;
+            let (id, secret) = (hex::encode(id), hex::encode(secret));
+            files::write_secret(&path, &format!("id = \"{id}\"\nsecret = \"{secret}\"\nregion = \"{region}\"\n"))?;
         }
-        Ok(files::read_secret_toml(&path)?)
+        let identity: Identity = files::read_secret_toml(&path)?;
+        match &self.region {
+            Some(region) if *region != identity.region => {
+                Err(Error::Region(format!("--region {region}: this cluster was founded with the region {}, which stands", identity.region)))
+            }
+            _ => Ok(identity),
+        }
     }
 
     /// The keys given by flags, or the kept ones, or new ones.
@@ -232,8 +246,8 @@ fn label(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-fn banner(up: &Up, endpoint: SocketAddr, credentials: &Credentials, bootstrap: &placement::Bootstrap, node: &Node) -> String {
-    let (access, secret, region, data) = (&credentials.access_key, &credentials.secret_key, &up.region, up.data.display());
+fn banner(data: &Path, endpoint: SocketAddr, credentials: &Credentials, bootstrap: &placement::Bootstrap, node: &Node) -> String {
+    let (access, secret, region, data) = (&credentials.access_key, &credentials.secret_key, &bootstrap.region, data.display());
     let protection = placement::describe(&bootstrap.map, bootstrap.scheme, true);
     let mut text = format!(
         "Keepstone serves S3 at  http://{endpoint}\n\

@@ -174,6 +174,7 @@ fn bootstrap(shape: &Shape, knobs: &Knobs) -> settings::Bootstrap {
         scheme: shape.scheme.to_string(),
         best_effort: true,
         partitions: knobs.partitions,
+        region: REGION.to_string(),
         node: (0..nodes)
             .map(|index| ClusterNode {
                 id: NodeId(index as u64 + 1).0,

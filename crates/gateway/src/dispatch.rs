@@ -67,7 +67,7 @@ impl Dispatch {
 
         let mut builder = S3ServiceBuilder::new(operations);
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-        builder.set_auth(gate.identity.clone());
+        builder.set_auth(gate.identities.clone());
         builder.set_host(gate.hosts.clone());
         builder.set_access(Fence);
         builder.set_route(Changing);

@@ -79,6 +79,8 @@ pub fn of_placement(error: placement::Error) -> S3Error {
             s3_error!(ServiceUnavailable, "It is not known whether the request took effect. Look before you repeat it.")
         }
         Busy => slow_down(),
+        // Of an operator's commands: no request leads there.
+        NoSuchIdentity | TooManyIdentities { .. } => s3_error!(InternalError, "{error}"),
     }
 }
 

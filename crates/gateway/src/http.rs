@@ -215,7 +215,11 @@ impl Edge {
         let (mut head, incoming) = request.into_parts();
         let (method, resource) = (head.method.clone(), head.uri.path().to_owned());
 
-        let (mut response, operation, read_whole) = match self.gate.admit(&mut head, time::wall_ms()) {
+        let admitted = match self.gate.admit(&mut head, time::wall_ms()) {
+            Ok(admitted) => self.gate.verify(&admitted).await.map(|()| admitted),
+            Err(refusal) => Err(refusal),
+        };
+        let (mut response, operation, read_whole) = match admitted {
             Err(refusal) => (refusal.into_response(), None, incoming.is_end_stream()),
             Ok(admitted) => {
                 let facts = facts(&request_id, peer, admitted, seat);
@@ -247,7 +251,7 @@ impl Edge {
 }
 
 fn facts(request_id: &str, peer: SocketAddr, admitted: Admitted, seat: Arc<Seat>) -> RequestFacts {
-    let Admitted { operation, framing, mechanism, drop_range } = admitted;
+    let Admitted { operation, framing, mechanism, drop_range, .. } = admitted;
     let content = TABLE.iter().find(|row| row.operation == operation).expect("every operation has a row").content;
     RequestFacts { request_id: request_id.to_owned(), operation, peer, body: Arc::default(), content, framing, mechanism, drop_range, seat }
 }

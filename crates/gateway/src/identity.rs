@@ -1,12 +1,25 @@
-//! The one root identity. There is no other yet; who proves that he has its secret may do everything.
+//! Who may sign requests: the node's own identity, which stands in its file, and those of the root group. There are no policies yet: who
+//! proves that he has a secret key of either kind may do everything.
+//!
+//! Always holds: the node's own identity wins, needs nobody, and cannot be changed from elsewhere. Any other is taken only as it was at most
+//! [`placement::IDENTITY_AGE_MAX`] ago; if that is not known, nothing is said of it but 503. One that is disabled is answered as one that
+//! does not exist.
 
+use crate::error;
+use crate::secret_keys::SecretKeys;
+use runtime::time::now;
+use s3s::auth::{S3Auth, SecretKey};
+use s3s::{S3Error, S3ErrorCode, S3Result};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use s3s::auth::{S3Auth, SecretKey};
-use s3s::{S3Error, S3ErrorCode, S3Result};
+/// The longest that a request waits for the root group to say who sends it.
+const WAIT: Duration = Duration::from_secs(5);
+/// What S3 says of an access key that nobody has.
+pub(crate) const UNKNOWN: &str = "The AWS Access Key Id you provided does not exist in our records.";
 
 /// An access key and its secret; the secret is never printed.
 #[derive(Clone)]
@@ -35,7 +48,56 @@ impl fmt::Debug for Identity {
     }
 }
 
-impl S3Auth for Identity {
+/// All whose requests a gateway takes; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Identities {
+    own: Identity,
+    of_the_root: Option<OfTheRoot>,
+}
+
+#[derive(Clone)]
+struct OfTheRoot {
+    placement: placement::Client,
+    secret_keys: SecretKeys,
+}
+
+impl fmt::Debug for OfTheRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OfTheRoot(..)")
+    }
+}
+
+impl From<Identity> for Identities {
+    /// This one and no other.
+    fn from(own: Identity) -> Identities {
+        Identities { own, of_the_root: None }
+    }
+}
+
+impl Identities {
+    /// `own`, and those that the root group has.
+    pub fn new(own: Identity, placement: placement::Client, secret_keys: SecretKeys) -> Identities {
+        Identities { own, of_the_root: Some(OfTheRoot { placement, secret_keys }) }
+    }
+
+    /// Whoever has this access key and may use it; `None` if there is nobody.
+    async fn find(&self, access_key: &str) -> Result<Option<Identity>, placement::Error> {
+        if access_key == self.own.access_key() {
+            return Ok(Some(self.own.clone()));
+        }
+        let Some(OfTheRoot { placement, secret_keys }) = &self.of_the_root else { return Ok(None) };
+        let row = placement.identity(access_key, now() + WAIT).await?.filter(|row| row.enabled);
+        Ok(row.map(|row| Identity::new(&row.access_key, &secret_keys.of(&row))))
+    }
+
+    /// Who signed the request that is being verified, if he may; an error is its answer.
+    pub(crate) async fn signer(&self, access_key: &str) -> S3Result<Identity> {
+        let found = self.find(access_key).await.map_err(error::of_placement)?;
+        found.ok_or_else(|| S3Error::with_message(S3ErrorCode::InvalidAccessKeyId, UNKNOWN))
+    }
+}
+
+impl S3Auth for Identities {
     fn get_secret_key<'life0, 'life1, 'async_trait>(
         &'life0 self,
         access_key: &'life1 str,
@@ -45,11 +107,17 @@ impl S3Auth for Identity {
         'life1: 'async_trait,
         Self: 'async_trait,
     {
-        Box::pin(async move {
-            if access_key == &*self.access_key {
-                return Ok(self.secret_key.clone());
-            }
-            Err(S3Error::with_message(S3ErrorCode::InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records."))
-        })
+        Box::pin(async move { self.signer(access_key).await.map(|identity| identity.secret_key) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let shown = format!("{:?}", Identities::from(Identity::new("ann", "hunter22")));
+        assert!(shown.contains("ann") && !shown.contains("hunter22"), "{shown}");
     }
 }

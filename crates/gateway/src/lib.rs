@@ -19,6 +19,7 @@ mod patience;
 mod range;
 mod read;
 mod revision;
+pub mod secret_keys;
 mod suspects;
 mod tags;
 mod version;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 pub struct Settings {
     pub listen: SocketAddr,
     pub region: String,
-    /// Access key and secret of the one root identity.
+    /// Access key and secret of the identity that this gateway has of its own, beside those of the root group.
     pub access_key: String,
     pub secret_key: runtime::rpc::Secret,
     /// Accept presigned queries of signature version 2.
@@ -58,6 +59,8 @@ pub struct Cluster {
     pub metadata: metadata::Client,
     pub storage: storage::Client,
     pub writer: protocol::WriterId,
+    /// Of the identities that the root group has.
+    pub secret_keys: secret_keys::SecretKeys,
 }
 
 /// A running gateway; ends when dropped.
@@ -84,13 +87,18 @@ impl BodyMemory {
 impl Gateway {
     /// Listen and serve.
     pub async fn start(settings: Settings, cluster: Cluster) -> std::io::Result<Gateway> {
+        let gate = Gateway::gate(&settings, &cluster)?;
         let operations = Operations::new(settings.clone(), cluster);
         let admission = operations.admission().clone();
-        Gateway::serve(&settings, operations, admission).await
+        let listener = runtime::net::TcpListener::bind(settings.listen).await?;
+        let address = listener.local_addr()?;
+        let edge = Arc::new(http::Edge::new(gate, operations, http::Limits::default()));
+        let memory = BodyMemory { admission, room: edge.room().clone() };
+        Ok(Gateway { _task: runtime::task::spawn(edge.serve(listener)), address, memory })
     }
 
-    /// Serve `operations` under the gate of `settings`. Refuses settings that nobody could sign for.
-    async fn serve(settings: &Settings, operations: impl s3s::S3, admission: Arc<admission::Admission>) -> std::io::Result<Gateway> {
+    /// The gate of `settings`. Refuses settings that nobody could sign for.
+    fn gate(settings: &Settings, cluster: &Cluster) -> std::io::Result<gate::Gate> {
         let invalid = |why: &str| std::io::Error::new(std::io::ErrorKind::InvalidInput, why.to_owned());
         let secret_key = std::str::from_utf8(&settings.secret_key.0).map_err(|_| invalid("the secret key is not UTF-8"))?;
         if settings.access_key.is_empty() || settings.access_key.contains('/') || secret_key.is_empty() {
@@ -99,17 +107,13 @@ impl Gateway {
         if settings.region.is_empty() || settings.region.contains('/') {
             return Err(invalid("the region must not be empty and must have no slash"));
         }
-        let gate = gate::Gate {
-            identity: identity::Identity::new(&settings.access_key, secret_key),
+        let own = identity::Identity::new(&settings.access_key, secret_key);
+        Ok(gate::Gate {
+            identities: identity::Identities::new(own, cluster.placement.clone(), cluster.secret_keys.clone()),
             region: settings.region.clone(),
             hosts: gate::target::Hosts::new(&settings.domains),
             presigned_v2: settings.presigned_v2,
-        };
-        let listener = runtime::net::TcpListener::bind(settings.listen).await?;
-        let address = listener.local_addr()?;
-        let edge = Arc::new(http::Edge::new(gate, operations, http::Limits::default()));
-        let memory = BodyMemory { admission, room: edge.room().clone() };
-        Ok(Gateway { _task: runtime::task::spawn(edge.serve(listener)), address, memory })
+        })
     }
 
     /// What requests hold; goes on telling when the gateway is served elsewhere.

@@ -211,7 +211,7 @@ impl Site {
 
     async fn start_with(limits: Limits, presigned_v2: bool) -> Site {
         let gate = Gate {
-            identity: Identity::new("AKIDEXAMPLE", "secret"),
+            identities: Identity::new("AKIDEXAMPLE", "secret").into(),
             region: "here".into(),
             hosts: Hosts::new(&["s3.test".into()]),
             presigned_v2,

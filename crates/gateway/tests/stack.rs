@@ -33,8 +33,8 @@ async fn code(client: &Client, request: Request) -> String {
 fn trailing_checksums_documents_and_verdicts_pass_all_layers() {
     block_on(async {
         let cluster = Cluster::start().await;
-        let gate =
-            Gate { identity: Identity::new("key", "secret"), region: "us-east-1".into(), hosts: Hosts::default(), presigned_v2: true };
+        let identities = Identity::new("key", "secret").into();
+        let gate = Gate { identities, region: "us-east-1".into(), hosts: Hosts::default(), presigned_v2: true };
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let _server = task::spawn(Arc::new(Edge::new(gate, cluster.operations, Limits::default())).serve(listener));

@@ -8,6 +8,7 @@
 use crate::Bucket;
 use crate::commands::Command;
 use crate::root::groups::{self, Group};
+use crate::root::identities::{self, Identity};
 use crate::root::{buckets, counters, volumes};
 use consensus::{Rows, RowsMut, StateMachine};
 use protocol::{DriveId, Volume, VolumeId, wire};
@@ -45,6 +46,11 @@ pub enum Change {
     Group(Group),
     /// The drive will not come back.
     LostDrive(DriveId),
+    /// `None`: there is no identity of this access key any more.
+    Identity {
+        access_key: String,
+        identity: Option<Identity>,
+    },
 }
 
 /// What a watcher is told.
@@ -278,6 +284,13 @@ fn changed(rows: &RowsMut<'_>, command: &[u8]) -> Option<Change> {
             groups::find(rows, group).ok().map(Change::Group)
         }
         Command::LoseDrive { drive } => Some(Change::LostDrive(drive)),
+        Command::CreateIdentity { access_key, .. }
+        | Command::RotateIdentity { access_key, .. }
+        | Command::SetIdentityEnabled { access_key, .. }
+        | Command::RemoveIdentity { access_key } => {
+            let identity = identities::find(rows, &access_key);
+            Some(Change::Identity { access_key, identity })
+        }
     }
 }
 
@@ -395,7 +408,7 @@ mod tests {
     fn watched(rows: &MemoryRows) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let mut all = BTreeMap::new();
         rows.rows().scan(b"", b"\xff", &mut |key, value| {
-            let prefixes: [&[u8]; 5] = [b"bootstrap", b"bucket/", b"group/", b"lost/", b"volume/"];
+            let prefixes: [&[u8]; 6] = [b"bootstrap", b"bucket/", b"group/", b"identity/", b"lost/", b"volume/"];
             if prefixes.iter().any(|prefix| key.starts_with(prefix)) {
                 all.insert(key.to_vec(), value.to_vec());
             }
@@ -420,7 +433,8 @@ mod tests {
             let (group, attempt_of_group) = (row.group, row.replacing.map_or(row.ended, |replacing| replacing.attempt));
             let leaves = row.voters.first().map_or(ReplicaId(1), |voter| voter.replica);
             let spare = DriveId::at_bootstrap(NodeId(1), u16::from(which % 8));
-            match kind % 14 {
+            let (access_key, salt) = (format!("ACCESSKEY{:08}", which % 3), [which / 16; 16]);
+            match kind % 18 {
                 0 => Command::BeginCreateBucket { name, owner: "ann".into(), created_ms: 1 },
                 1 => Command::FinishCreateBucket { name, attempt },
                 2 => Command::BeginDeleteBucket { name },
@@ -434,6 +448,10 @@ mod tests {
                 10 => Command::BeginReplace { group, leaves, node: NodeId(1), drive: spare },
                 11 => Command::FinishReplace { group, attempt: attempt_of_group },
                 12 => Command::AbandonReplace { group, attempt: attempt_of_group },
+                13 => Command::CreateIdentity { access_key, name: name.clone(), salt },
+                14 => Command::RotateIdentity { access_key, salt },
+                15 => Command::SetIdentityEnabled { access_key, enabled: yes },
+                16 => Command::RemoveIdentity { access_key },
                 _ if yes => Command::LoseDrive { drive: spare },
                 _ => Command::OpenWriter,
             }
@@ -459,6 +477,9 @@ mod tests {
                         Change::Volume(volume) => (numbered(b"volume/", volume.id.0), Some(wire::encode(&volume))),
                         Change::Group(group) => (numbered(b"group/", group.group.0), Some(wire::encode(&group))),
                         Change::LostDrive(drive) => (numbered(b"lost/", drive.0), Some(Vec::new())),
+                        Change::Identity { access_key, identity } => {
+                            (format!("identity/{access_key}").into_bytes(), identity.map(|identity| wire::encode(&identity)))
+                        }
                     };
                     match value {
                         Some(value) => drop(copy.insert(key, value)),

@@ -7,6 +7,8 @@
 mod bucket_settings;
 mod caches;
 mod groups;
+mod identities;
+mod roster;
 mod session;
 mod watching;
 
@@ -14,7 +16,7 @@ use crate::cache::Cached;
 use crate::commands::{Command, Query, Reply};
 use crate::leader::{Ask, HEARTBEAT, Road, Told, error_of};
 use crate::service::{decoded, unexpected};
-use crate::{Bucket, BucketState, Error, Health, Heartbeat};
+use crate::{Bootstrap, Bucket, BucketState, Error, Health, Heartbeat};
 use bytes::Bytes;
 use caches::{Caches, Handed, is_later};
 use protocol::{ClusterMap, DriveId, Epoch, NodeId, ROOT, SlotIndex, Versioning, Volume, VolumeId, WriterId, limits, wire};
@@ -26,6 +28,8 @@ use session::Sessions;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+pub use roster::IDENTITY_AGE_MAX;
 
 /// After so long the root is asked again, unless it tells of changes by itself.
 const AGE_MAX: Duration = Duration::from_secs(5);
@@ -61,6 +65,7 @@ struct Inner {
     road: Arc<Road>,
     sessions: Sessions,
     caches: Mutex<Caches>,
+    loads: identities::Loads,
     reports: Sender<Ask>,
     _reporter: Task<()>,
 }
@@ -72,7 +77,8 @@ impl Client {
         let (reports, queue) = channel(REPORTS_MAX);
         let _reporter = runtime::task::spawn(send_reports(road.clone(), queue));
         let sessions = Sessions::default();
-        Client { inner: Arc::new(Inner { groups, road, sessions, caches: Mutex::new(Caches::new()), reports, _reporter }) }
+        let (caches, loads) = (Mutex::new(Caches::new()), identities::Loads::default());
+        Client { inner: Arc::new(Inner { groups, road, sessions, caches, loads, reports, _reporter }) }
     }
 
     /// A writer id for this start of a gateway. Retries until `deadline`; an id whose reply is lost is burned.
@@ -121,21 +127,29 @@ impl Client {
             Cached::Stale(map) => Some(map),
             Cached::Absent => None,
         };
-        let fetched = loop {
-            match self.query(Query::Bootstrap, patience(stale.is_some(), deadline)).await {
-                Ok((revision, Reply::Bootstrap(Some(bootstrap)))) => {
-                    let map = Arc::new(bootstrap.map);
-                    self.caches().keep_map(map.clone(), revision);
-                    break Ok(map);
-                }
-                Ok((_, Reply::Bootstrap(None))) => pause(deadline, Error::Unavailable("the cluster is not founded yet".into())).await?,
-                Ok((_, other)) => return Err(unexpected(&other)),
-                Err(error) => break Err(error),
-            }
-        };
+        let fetched = self.founded(patience(stale.is_some(), deadline)).await.map(|(revision, bootstrap)| {
+            let map = Arc::new(bootstrap.map);
+            self.caches().keep_map(map.clone(), revision);
+            map
+        });
         let map = or_stale(fetched, stale)?;
         self.caches().put_up_with_map();
         Ok(map)
+    }
+
+    /// What the cluster was founded with, whatever files say by now: waits until it is founded.
+    pub async fn founding(&self, deadline: Instant) -> Result<Bootstrap, Error> {
+        self.founded(deadline).await.map(|(_, bootstrap)| bootstrap)
+    }
+
+    async fn founded(&self, deadline: Instant) -> Result<(u64, Bootstrap), Error> {
+        loop {
+            match self.query(Query::Bootstrap, deadline).await? {
+                (revision, Reply::Bootstrap(Some(bootstrap))) => return Ok((revision, bootstrap)),
+                (_, Reply::Bootstrap(None)) => pause(deadline, Error::Unavailable("the cluster is not founded yet".into())).await?,
+                (_, other) => return Err(unexpected(&other)),
+            }
+        }
     }
 
     /// Cluster time, in milliseconds since 1970: what expires is judged by it. A lower bound, for good: it never goes back, no single

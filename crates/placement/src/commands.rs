@@ -5,6 +5,7 @@
 
 use crate::root::bucket_settings::Tags;
 use crate::root::groups::Group;
+use crate::root::identities::{Identity, SALT_BYTES};
 use crate::{Bootstrap, Bucket, BucketLifecycle, Error};
 use protocol::{DriveId, Epoch, GroupId, Lifecycle, NodeId, ReplicaId, Scheme, SlotPlace, Versioning, Volume, VolumeId, WriterId};
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,14 @@ pub enum Command {
     BeginSetLifecycle { name: String, lifecycle: Option<Lifecycle> },
     /// Every partition has it, for the current attempt only.
     FinishSetLifecycle { name: String, attempt: u64 },
+    /// A new identity. Whoever proposes it draws access key and salt.
+    CreateIdentity { access_key: String, name: String, salt: [u8; SALT_BYTES] },
+    /// The next generation of an identity, and with it another secret key.
+    RotateIdentity { access_key: String, salt: [u8; SALT_BYTES] },
+    /// Refuse what an identity signs, or take it again.
+    SetIdentityEnabled { access_key: String, enabled: bool },
+    /// For good.
+    RemoveIdentity { access_key: String },
 }
 
 /// What is asked without changing anything.
@@ -88,6 +97,8 @@ pub enum Query {
     BucketLifecycle {
         name: String,
     },
+    /// All identities.
+    Identities,
 }
 
 /// What a command or query came to.
@@ -110,6 +121,9 @@ pub enum Reply {
     Drives(Vec<DriveId>),
     Tags(Tags),
     Lifecycle(Box<BucketLifecycle>),
+    Identity(Identity),
+    /// By access key.
+    Identities(Vec<Identity>),
 }
 
 /// The volumes that may still change by writing, and how many there are of each kind.

@@ -19,10 +19,12 @@ pub mod watch;
 pub use allocator::Allocator;
 pub use changes::Changes;
 pub use client::Client;
+pub use client::IDENTITY_AGE_MAX;
 pub use durability::{Durability, default_scheme, describe, durability};
 pub use replicas::{place_replicas, replacement};
 pub use root::Root;
 pub use root::groups::{Group, Replacing};
+pub use root::identities::Identity;
 pub use service::Service;
 
 use protocol::{BucketId, ClusterMap, DriveId, GroupId, Lifecycle, NodeId, ReplicaId, Scheme, Versioning};
@@ -38,6 +40,8 @@ pub struct Bootstrap {
     pub scheme: Scheme,
     /// Accept a scheme that does not survive the loss of the widest domain with a spare.
     pub best_effort: bool,
+    /// What clients sign for, at every gateway.
+    pub region: String,
 }
 
 /// Life of a bucket in the root group.
@@ -112,6 +116,11 @@ pub enum Error {
     /// Certainly not done: shed for load.
     #[error("busy")]
     Busy,
+    #[error("no such identity")]
+    NoSuchIdentity,
+    /// The root group holds as many identities as it may; remove one first.
+    #[error("{limit} identities exist, which is the limit")]
+    TooManyIdentities { limit: u64 },
 }
 
 /// What a node tells the root's leader with each heartbeat.

@@ -6,6 +6,7 @@
 pub mod bucket_settings;
 pub mod buckets;
 pub mod groups;
+pub mod identities;
 pub mod map;
 pub mod time;
 pub mod volumes;
@@ -86,6 +87,7 @@ impl StateMachine for Root {
             Ok(Query::LostDrives) => Ok(groups::query_lost(rows)),
             Ok(Query::BucketTags { name }) => bucket_settings::query_tags(rows, &name),
             Ok(Query::BucketLifecycle { name }) => bucket_settings::query_lifecycle(rows, &name),
+            Ok(Query::Identities) => Ok(identities::query(rows)),
             Err(error) => Err(Error::Malformed(error.to_string())),
         };
         wire::encode(&Answer { revision: counters.revision, result })
@@ -113,6 +115,10 @@ fn apply_command(rows: &mut RowsMut<'_>, counters: &mut Counters, command: Comma
         Command::SetBucketTags { name, tags } => bucket_settings::set_tags(rows, &name, &tags),
         Command::BeginSetLifecycle { name, lifecycle } => bucket_settings::begin_set_lifecycle(rows, counters, &name, lifecycle),
         Command::FinishSetLifecycle { name, attempt } => bucket_settings::finish_set_lifecycle(rows, &name, attempt),
+        Command::CreateIdentity { access_key, name, salt } => identities::create(rows, access_key, name, salt),
+        Command::RotateIdentity { access_key, salt } => identities::rotate(rows, &access_key, salt),
+        Command::SetIdentityEnabled { access_key, enabled } => identities::set_enabled(rows, &access_key, enabled),
+        Command::RemoveIdentity { access_key } => identities::remove(rows, &access_key),
     }
 }
 
@@ -164,7 +170,8 @@ pub(crate) mod testing {
 
     pub fn bootstrap(zones: u64, nodes: u64, drives: u16) -> Bootstrap {
         let scheme = "rs(4,2)".parse().unwrap();
-        Bootstrap { map: map(zones, nodes, drives), partitions: (1..=8).map(GroupId).collect(), scheme, best_effort: true }
+        let (map, partitions) = (map(zones, nodes, drives), (1..=8).map(GroupId).collect());
+        Bootstrap { map, partitions, scheme, best_effort: true, region: "us-east-1".into() }
     }
 
     /// `zones` zones of `nodes` nodes each with `drives` drives; each node is a rack of its own.

@@ -37,7 +37,8 @@ fn bootstrap(addresses: &[SocketAddr], drives: u16) -> Bootstrap {
     };
     let nodes = (0..addresses.len()).map(node).collect();
     let map = ClusterMap { cluster: ClusterId(5), version: 1, nodes };
-    Bootstrap { map, partitions: vec![GroupId(1), GroupId(2)], scheme: "rs(4,2)".parse().unwrap(), best_effort: true }
+    let partitions = vec![GroupId(1), GroupId(2)];
+    Bootstrap { map, partitions, scheme: "rs(4,2)".parse().unwrap(), best_effort: true, region: "us-east-1".into() }
 }
 
 struct Process {

@@ -35,6 +35,8 @@ scheme = "rs(4,2)"
 # Over three zones rs(4,2) has no spare drive left while a zone is out: taken knowingly, and shown.
 best_effort = true
 partitions = 4
+# What clients sign for, at every node. It stands once the cluster is founded.
+region = "us-east-1"
 EOT
   for node in 1 2 3 4 5 6; do
     cat >> "$data/cluster.toml" <<EOT

@@ -59,13 +59,32 @@ impl Zones {
 
     /// What `keepstone group` prints, asked through the configuration of `node`.
     pub fn group(&self, node: u16, arguments: &[&str]) -> String {
-        let config = self.data.join(format!("node-{node}.toml"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keepstone"));
-        let output = command.arg("group").args(arguments).arg("--config").arg(config).output().unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{arguments:?}: {text}");
-        text
+        let said = self.keepstone(node, &[&["group"], arguments].concat());
+        format!("{}{}", said.stdout, said.stderr)
     }
+
+    /// What `keepstone` says to these arguments, asked through the configuration of `node`; panics if it fails.
+    pub fn keepstone(&self, node: u16, arguments: &[&str]) -> Said {
+        let said = self.try_keepstone(node, arguments);
+        assert!(said.success, "{arguments:?}: {said:?}");
+        said
+    }
+
+    /// The same, whatever comes of it.
+    pub fn try_keepstone(&self, node: u16, arguments: &[&str]) -> Said {
+        let config = self.data.join(format!("node-{node}.toml"));
+        let output = Command::new(env!("CARGO_BIN_EXE_keepstone")).args(arguments).arg("--config").arg(config).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Said { success: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Said {
+    pub success: bool,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Drop for Zones {

@@ -15,12 +15,12 @@ use protocol::limits::USER_METADATA_BYTES_MAX;
 use s3s::S3ErrorCode;
 use s3s::dto::Range;
 
-use crate::identity::Identity;
+use crate::identity::Identities;
 use framing::{Framing, read_framing};
 use operation::{CONDITIONAL, EVERYWHERE, Level, Operation, Row, find_row};
 use query::Query;
 use refusal::Refusal;
-use signing::{Mechanism, Signed, find_mechanism};
+use signing::{Mechanism, PresignedClaim, Signed, find_mechanism};
 use target::{Hosts, read_target};
 
 /// Most bytes of a request's path and query.
@@ -31,7 +31,7 @@ const HEADER_BYTES_MAX: usize = 32 << 10;
 /// The rules of one gateway.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    pub identity: Identity,
+    pub identities: Identities,
     pub region: String,
     pub hosts: Hosts,
     pub presigned_v2: bool,
@@ -45,6 +45,8 @@ pub struct Admitted {
     pub mechanism: Mechanism,
     /// The `Range` is to be dropped once the signature that may cover it is verified.
     pub drop_range: bool,
+    /// A signature of version 2, to be verified with the secret of whoever it names; others s3s verifies.
+    claim: Option<PresignedClaim>,
 }
 
 impl Gate {
@@ -75,12 +77,22 @@ impl Gate {
             headers: &head.headers,
             query: &query,
         };
-        signing::check(mechanism, &signed, &self.identity, &self.region, now_ms)?;
+        let claim = signing::check(mechanism, &signed, &self.region, now_ms)?;
 
         head.headers.extend(carried);
         check_headers(row, &head.headers)?;
         let framing = read_framing(&head.headers, row.operation, row.content, mechanism)?;
-        Ok(Admitted { operation: row.operation, framing, mechanism, drop_range: has_useless_range(row, &head.headers) })
+        Ok(Admitted { operation: row.operation, framing, mechanism, drop_range: has_useless_range(row, &head.headers), claim })
+    }
+
+    /// Verify the signature of what was admitted, if it is of version 2.
+    pub async fn verify(&self, admitted: &Admitted) -> Result<(), Refusal> {
+        let Some(claim) = &admitted.claim else { return Ok(()) };
+        match self.identities.signer(&claim.access_key).await {
+            Ok(identity) => claim.verify(&identity),
+            Err(error) if error.code() == &S3ErrorCode::InvalidAccessKeyId => Err(signing::unknown_access_key(&claim.access_key)),
+            Err(error) => Err(Refusal::new(error.code().clone(), error.message().unwrap_or_default())),
+        }
     }
 }
 

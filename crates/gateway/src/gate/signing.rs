@@ -15,7 +15,7 @@ use time::{Date, Month, Time};
 
 use super::query::Query;
 use super::refusal::Refusal;
-use crate::identity::Identity;
+use crate::identity::{Identity, UNKNOWN};
 
 /// How far a request's date may lie from our clock.
 const WINDOW_MS: u64 = 15 * 60 * 1000;
@@ -115,12 +115,37 @@ pub struct Signed<'a> {
     pub query: &'a Query,
 }
 
-/// Judge the rules of `mechanism` at `now_ms` by our clock.
-pub fn check(mechanism: Mechanism, request: &Signed<'_>, identity: &Identity, region: &str, now_ms: u64) -> Result<(), Refusal> {
+/// A signature of version 2, and what it has to be the signature of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PresignedClaim {
+    /// Whose it says that it is.
+    pub access_key: String,
+    signature: String,
+    signed: String,
+}
+
+impl PresignedClaim {
+    /// Whether `identity` made it, in constant time; s3s compares again, by then equal strings.
+    pub fn verify(&self, identity: &Identity) -> Result<(), Refusal> {
+        let mut mac = Hmac::<Sha1>::new_from_slice(identity.secret_key().as_bytes()).expect("HMAC takes keys of any length");
+        mac.update(self.signed.as_bytes());
+        let expected = BASE64.encode(mac.finalize().into_bytes());
+        if bool::from(expected.as_bytes().ct_eq(self.signature.as_bytes())) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            S3ErrorCode::SignatureDoesNotMatch,
+            "The request signature we calculated does not match the signature you provided. Check your key and signing method.",
+        ))
+    }
+}
+
+/// Judge the rules of `mechanism` at `now_ms` by our clock. A signature of version 2 is still to be verified.
+pub fn check(mechanism: Mechanism, request: &Signed<'_>, region: &str, now_ms: u64) -> Result<Option<PresignedClaim>, Refusal> {
     match mechanism {
-        Mechanism::HeaderV4 => check_header_v4(request, region, now_ms),
-        Mechanism::QueryV4 => check_query_v4(request, region, now_ms),
-        Mechanism::QueryV2 => check_query_v2(request, identity, now_ms),
+        Mechanism::HeaderV4 => check_header_v4(request, region, now_ms).map(|()| None),
+        Mechanism::QueryV4 => check_query_v4(request, region, now_ms).map(|()| None),
+        Mechanism::QueryV2 => check_query_v2(request, now_ms).map(Some),
     }
 }
 
@@ -194,8 +219,7 @@ fn check_query_v4(request: &Signed<'_>, region: &str, now_ms: u64) -> Result<(),
     check_signed_headers(request.headers, signed_headers)
 }
 
-/// Version 2 is verified here in constant time; s3s compares again, by then equal strings.
-fn check_query_v2(request: &Signed<'_>, identity: &Identity, now_ms: u64) -> Result<(), Refusal> {
+fn check_query_v2(request: &Signed<'_>, now_ms: u64) -> Result<PresignedClaim, Refusal> {
     let parameter = |name: &str| {
         request.query.get(name).ok_or_else(|| {
             Refusal::new(
@@ -219,19 +243,8 @@ fn check_query_v2(request: &Signed<'_>, identity: &Identity, now_ms: u64) -> Res
             "Expires lies more than a week ahead; a presigned query lives for a week at most.",
         ));
     }
-    if access_key != identity.access_key() {
-        return Err(unknown_access_key(access_key));
-    }
-    let mut mac = Hmac::<Sha1>::new_from_slice(identity.secret_key().as_bytes()).expect("HMAC takes keys of any length");
-    mac.update(string_to_sign_v2(request, expires).as_bytes());
-    let expected = BASE64.encode(mac.finalize().into_bytes());
-    if !bool::from(expected.as_bytes().ct_eq(signature.as_bytes())) {
-        return Err(Refusal::new(
-            S3ErrorCode::SignatureDoesNotMatch,
-            "The request signature we calculated does not match the signature you provided. Check your key and signing method.",
-        ));
-    }
-    Ok(())
+    let signed = string_to_sign_v2(request, expires);
+    Ok(PresignedClaim { access_key: access_key.to_owned(), signature: signature.to_owned(), signed })
 }
 
 fn string_to_sign_v2(request: &Signed<'_>, expires: &str) -> String {
@@ -265,8 +278,7 @@ fn string_to_sign_v2(request: &Signed<'_>, expires: &str) -> String {
 
 /// 403 for an access key that nobody has.
 pub fn unknown_access_key(access_key: &str) -> Refusal {
-    Refusal::new(S3ErrorCode::InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records.")
-        .detail("AWSAccessKeyId", access_key)
+    Refusal::new(S3ErrorCode::InvalidAccessKeyId, UNKNOWN).detail("AWSAccessKeyId", access_key)
 }
 
 /// Host and every `x-amz-*` header must be signed, or what is not could have been added on the way.
@@ -342,7 +354,8 @@ fn parse_amz_date(text: &str) -> Option<u64> {
     u64::try_from(date.with_time(time).assume_utc().unix_timestamp()).ok()?.checked_mul(1000)
 }
 
-fn format_iso(ms: u64) -> String {
+/// `2013-05-24T00:00:00Z`; empty beyond the year 9999.
+pub fn format_iso(ms: u64) -> String {
     let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
     match time::OffsetDateTime::from_unix_timestamp(seconds) {
         Ok(at) => {
@@ -371,10 +384,9 @@ mod tests {
 
     fn judge(headers: &HeaderMap, query: &str, now_ms: u64) -> Result<Mechanism, S3ErrorCode> {
         let query = Query::parse(Some(query)).unwrap();
-        let identity = Identity::new("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY");
         let request = Signed { method: &Method::GET, raw_path: "/photos/puppy.jpg", host_bucket: None, headers, query: &query };
-        let judged = find_mechanism(headers, &query, true)
-            .and_then(|mechanism| check(mechanism, &request, &identity, "us-east-1", now_ms).map(|()| mechanism));
+        let judged =
+            find_mechanism(headers, &query, true).and_then(|mechanism| check(mechanism, &request, "us-east-1", now_ms).map(|_| mechanism));
         judged.map_err(|refusal| refusal.code)
     }
 
@@ -410,7 +422,7 @@ mod tests {
         let headers = headers(&[("host", "h"), ("authorization", &v4("20130524/eu-west-1/s3", "host"))]);
         let query = Query::default();
         let request = Signed { method: &Method::GET, raw_path: "/", host_bucket: None, headers: &headers, query: &query };
-        let refusal = check(Mechanism::HeaderV4, &request, &Identity::new("key", "secret"), "us-east-1", NOW_MS).unwrap_err();
+        let refusal = check(Mechanism::HeaderV4, &request, "us-east-1", NOW_MS).unwrap_err();
         assert!(refusal.message.ends_with("the region 'eu-west-1' is wrong; expecting 'us-east-1'."), "{}", refusal.message);
         assert_eq!(refusal.details, [("Region", "us-east-1".to_owned())]);
     }
@@ -483,7 +495,10 @@ mod tests {
                 headers: &headers,
                 query: &query,
             };
-            check(Mechanism::QueryV2, &request, &identity, "us-east-1", now_ms).map_err(|refusal| refusal.code)
+            let claim = check(Mechanism::QueryV2, &request, "us-east-1", now_ms).map_err(|refusal| refusal.code)?;
+            let claim = claim.expect("a signature of version 2");
+            assert_eq!(claim.access_key, key);
+            claim.verify(&identity).map_err(|refusal| refusal.code)
         };
         let (good, key, at) = ("NpgCjnDzrM%2BWFzoENXmpNDUsSn8%3D", "AKIAIOSFODNN7EXAMPLE", 1_175_139_620_000);
         let good_here = {
@@ -502,7 +517,7 @@ mod tests {
         assert_eq!(judge(good, key, at - 7 * DAY_MS), Ok(()));
         assert_eq!(judge(good, key, at - 8 * DAY_MS), Err(AuthorizationQueryParametersError));
         assert_eq!(judge(good, key, at + 1_000), Err(AccessDenied));
-        assert_eq!(judge(good, "AKIA", at), Err(InvalidAccessKeyId));
         assert_eq!(judge("NpgCjnDzrM", key, at), Err(SignatureDoesNotMatch));
+        assert_eq!(judge("NpgCjnDzrM%2BWFzoENXmpNDUsSn8%3E", key, at), Err(SignatureDoesNotMatch));
     }
 }

@@ -1,16 +1,18 @@
 //! The gate as a whole: a request in, an operation or a refusal out.
 
+use futures::FutureExt;
 use http::Request;
 use quickcheck::quickcheck;
 use s3s::S3ErrorCode::{self, *};
 
 use super::*;
+use crate::identity::Identity;
 
 const NOW_MS: u64 = 1_369_353_600_000; // 20130524T000000Z
 
 fn gate() -> Gate {
     Gate {
-        identity: Identity::new("AKIAIOSFODNN7EXAMPLE", "secret"),
+        identities: Identity::new("AKIAIOSFODNN7EXAMPLE", "secret").into(),
         region: "us-east-1".into(),
         hosts: Hosts::new(&["s3.test".into()]),
         presigned_v2: true,
@@ -191,8 +193,14 @@ fn admit_presigned(method: &str, uri: &str, length: Option<&str>) -> Result<(Ope
         builder = builder.header("content-length", length);
     }
     let mut head = builder.body(()).unwrap().into_parts().0;
-    let admitted = gate().admit(&mut head, NOW_MS).map_err(|refusal| refusal.code)?;
+    let admitted = verified(&mut head).map_err(|refusal| refusal.code)?;
     Ok((admitted.operation, head.headers))
+}
+
+/// Admitted, and verified as far as the gate does that.
+fn verified(head: &mut request::Parts) -> Result<Admitted, Refusal> {
+    let admitted = gate().admit(head, NOW_MS)?;
+    gate().verify(&admitted).now_or_never().expect("its own identity needs nobody").map(|()| admitted)
 }
 
 #[test]
@@ -226,6 +234,8 @@ fn version_2_serves_only_what_it_signs_wholly() {
     let off = Gate { presigned_v2: false, ..gate() };
     let request = Request::builder().uri(format!("/bucket/key?{query}")).header("host", "h").body(()).unwrap();
     assert_eq!(off.admit(&mut request.into_parts().0, NOW_MS).unwrap_err().code, InvalidRequest);
+    let other = query.replace("AKIAIOSFODNN7EXAMPLE", "AKIA");
+    assert_eq!(admit_presigned("GET", &format!("/bucket/key?{other}"), None).unwrap_err(), InvalidAccessKeyId);
 }
 
 #[test]
@@ -344,7 +354,7 @@ fn links_of_version_2_may_repeat_the_headers_that_they_sign() {
         }
         let uri = format!("/bucket/key?AWSAccessKeyId=AKIAIOSFODNN7EXAMPLE&Expires=1369353660&Signature=x{parameters}");
         let mut parts = builder.uri(uri).body(()).unwrap().into_parts().0;
-        gate().admit(&mut parts, NOW_MS).unwrap_err().message
+        verified(&mut parts).unwrap_err().message
     };
     let agreed = "The request signature we calculated does not match the signature you provided. Check your key and signing method.";
     let kind = ("content-type", "text/plain");

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use gateway::secret_keys::SecretKeys;
 use gateway::{Operations, Settings};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use placement::{Bootstrap, DriveHealth, Heartbeat};
@@ -79,7 +80,8 @@ impl Cluster {
         .await;
         assert!(failed.is_empty(), "{failed:?}");
         let groups = consensus::Client::new(rpc.clone(), specs);
-        let bootstrap = Bootstrap { map, partitions, scheme: Scheme::ReedSolomon { k: 4, m: 2 }, best_effort: true };
+        let bootstrap =
+            Bootstrap { map, partitions, scheme: Scheme::ReedSolomon { k: 4, m: 2 }, best_effort: true, region: "us-east-1".into() };
         let service = placement::Service::start(rpc.clone(), Arc::new(host), bootstrap, changes);
         let placement = placement::Client::new(rpc.clone(), groups.clone());
         let pulse = server.clone();
@@ -106,6 +108,7 @@ impl Cluster {
             storage: storage::Client::new(rpc.clone()),
             placement,
             writer,
+            secret_keys: SecretKeys::new(&Secret(b"secret".as_slice().into()), CLUSTER),
         };
         let settings = Settings {
             listen: "127.0.0.1:0".parse().unwrap(),

@@ -3,9 +3,11 @@
 //! Always holds: an entry is covered only if every change to it after the revision of which it is will be told, or was. An answer
 //! to a question may come after later changes were told of: then the entry goes by its age, as without a watch.
 
+use super::roster::Roster;
 use super::{AGE_MAX, BUCKETS_MAX, REPORT_EVERY, REPORTS_MAX, VOLUMES_MAX};
 use crate::cache::{Cache, Cached};
 use crate::changes::{Change, News};
+use crate::root::identities::Identity;
 use crate::{Bucket, BucketState};
 use protocol::{ClusterMap, DriveId, NodeId, Volume, VolumeId, VolumeState};
 use runtime::time::{Instant, now};
@@ -19,6 +21,8 @@ pub(super) struct Caches {
     map: Cache<(), Arc<ClusterMap>>,
     buckets: Cache<String, Arc<Bucket>>,
     volumes: Cache<VolumeId, Arc<Volume>>,
+    /// All identities, if they were asked for.
+    roster: Option<Roster>,
     pub handed: Handed,
     /// What was reported lately, with its epoch and reason left out.
     reported: Cache<(Option<NodeId>, Option<VolumeId>), ()>,
@@ -42,6 +46,7 @@ impl Caches {
             map: Cache::new(1, AGE_MAX),
             buckets: Cache::new(BUCKETS_MAX, AGE_MAX),
             volumes: Cache::new(VOLUMES_MAX, AGE_MAX),
+            roster: None,
             handed: Handed::default(),
             reported: Cache::new(REPORTS_MAX * 4, REPORT_EVERY),
             revision: None,
@@ -64,19 +69,23 @@ impl Caches {
         self.heard = None;
     }
 
-    /// Take in what changed.
-    pub fn hear(&mut self, news: &News, now: Instant) {
+    /// Take in what changed, as was asked at `asked`.
+    pub fn hear(&mut self, news: &News, asked: Instant, now: Instant) {
         match &news.changes {
             None => {
                 runtime::probe!("placement: a watcher began anew");
                 self.map.doubt(news.revision);
                 self.buckets.doubt(news.revision);
                 self.volumes.doubt(news.revision);
+                self.roster.iter_mut().for_each(|roster| roster.doubt(news.revision));
             }
             Some(changes) => changes.iter().for_each(|(revision, change)| self.take(*revision, change, now)),
         }
         self.revision = Some(news.revision);
         self.heard = (!news.more).then_some(now);
+        if let Some(roster) = self.roster.as_mut().filter(|_| !news.more) {
+            roster.confirm(asked);
+        }
     }
 
     fn take(&mut self, revision: u64, change: &Change, now: Instant) {
@@ -91,6 +100,9 @@ impl Caches {
                     self.handed.volumes.retain(|handed| handed.id != volume.id);
                 }
                 self.volumes.renew(&volume.id, Arc::new(volume.clone()), now, revision);
+            }
+            Change::Identity { access_key, identity } => {
+                self.roster.iter_mut().for_each(|roster| roster.take(revision, access_key, identity.as_ref()));
             }
             Change::LostDrive(drive) => {
                 self.handed.volumes.retain(|handed| handed.slots.iter().all(|slot| slot.drive != *drive));
@@ -185,6 +197,32 @@ impl Caches {
         self.reported.put(what, (), now(), 0, false);
     }
 
+    /// The identity, or `None` within if there is none.
+    pub fn identity(&self, access_key: &str) -> Cached<Option<Identity>> {
+        let live = self.is_live(now());
+        self.roster.as_ref().map_or(Cached::Absent, |roster| roster.get(access_key, now(), live))
+    }
+
+    /// Keep all identities as they were at `revision`, when they were asked for at `asked`.
+    pub fn keep_identities(&mut self, identities: Vec<Identity>, revision: u64, asked: Instant) {
+        let told = self.revision;
+        match self.roster.as_mut().filter(|roster| roster.is_later_than(revision, told)) {
+            // Then the rows that are known are of a moment that came after that question.
+            Some(roster) => roster.confirm_as_listed(asked),
+            None => self.roster = Some(Roster::new(identities, revision, asked, self.is_covered(revision))),
+        }
+    }
+
+    /// The root cannot be asked for identities.
+    pub fn excuse_identities(&mut self) {
+        self.roster.iter_mut().for_each(|roster| roster.excuse(now()));
+    }
+
+    /// All identities that are what they are whatever their age; `None` while that is not known of any.
+    pub fn covered_identities(&self) -> Option<Vec<Identity>> {
+        self.roster.as_ref().filter(|_| self.is_live(now()))?.covered()
+    }
+
     /// Buckets and volumes that are fresh whatever their age; nothing while changes are not heard of.
     pub fn covered(&self) -> (Vec<Arc<Bucket>>, Vec<Arc<Volume>>) {
         if !self.is_live(now()) {
@@ -273,23 +311,23 @@ mod tests {
     #[test]
     fn what_is_told_renews_what_is_cached_and_removes_what_is_gone() {
         let mut caches = Caches::new();
-        caches.hear(&News { revision: 4, changes: None, more: false }, now());
+        caches.hear(&News { revision: 4, changes: None, more: false }, now(), now());
         caches.keep_bucket(&Arc::new(bucket(1, BucketState::Live)), 4);
-        caches.hear(&told(6, Some(bucket(2, BucketState::Live))), now());
+        caches.hear(&told(6, Some(bucket(2, BucketState::Live))), now(), now());
         assert_eq!((attempt(&caches), caches.revision()), (Some(2), Some(6)));
         assert_eq!(caches.covered().0.len(), 1);
-        caches.hear(&told(7, Some(bucket(3, BucketState::Deleting))), now());
+        caches.hear(&told(7, Some(bucket(3, BucketState::Deleting))), now(), now());
         assert_eq!(attempt(&caches), None);
         // It is not entered because somebody else made it: whoever asks for it will.
-        caches.hear(&told(8, Some(bucket(4, BucketState::Live))), now());
+        caches.hear(&told(8, Some(bucket(4, BucketState::Live))), now(), now());
         assert!(matches!(caches.bucket("photos"), Cached::Absent));
     }
 
     #[test]
     fn an_answer_that_comes_after_later_changes_were_told_is_not_covered() {
         let mut caches = Caches::new();
-        caches.hear(&News { revision: 4, changes: None, more: false }, now());
-        caches.hear(&told(9, None), now());
+        caches.hear(&News { revision: 4, changes: None, more: false }, now(), now());
+        caches.hear(&told(9, None), now(), now());
         // Asked before the deletion at 9, and it came after it.
         caches.keep_bucket(&Arc::new(bucket(1, BucketState::Live)), 8);
         assert!(caches.covered().0.is_empty());
@@ -297,9 +335,9 @@ mod tests {
         assert_eq!(caches.covered().0.len(), 1);
         caches.unheard();
         assert!(caches.covered().0.is_empty() && !caches.is_live(now()));
-        caches.hear(&News { more: true, ..nothing(12) }, now());
+        caches.hear(&News { more: true, ..nothing(12) }, now(), now());
         assert!(!caches.is_live(now()), "the rest is not known yet");
-        caches.hear(&nothing(13), now());
+        caches.hear(&nothing(13), now(), now());
         assert_eq!(caches.covered().0.len(), 1);
         assert!(!caches.is_live(now() + LIVE));
     }
@@ -307,9 +345,9 @@ mod tests {
     #[test]
     fn who_begins_anew_asks_again_for_all_that_is_of_before() {
         let mut caches = Caches::new();
-        caches.hear(&nothing(4), now());
+        caches.hear(&nothing(4), now(), now());
         caches.keep_bucket(&Arc::new(bucket(1, BucketState::Live)), 5);
-        caches.hear(&News { revision: 9, changes: None, more: false }, now());
+        caches.hear(&News { revision: 9, changes: None, more: false }, now(), now());
         assert!(matches!(caches.bucket("photos"), Cached::Stale(_)), "it serves if the root cannot be asked");
         caches.put_up_with_bucket("photos");
         assert_eq!(attempt(&caches), Some(1));
@@ -317,14 +355,49 @@ mod tests {
     }
 
     #[test]
+    fn identities_are_covered_by_what_is_told_after_them() {
+        let identity = |access_key: &str| Identity {
+            access_key: access_key.into(),
+            name: String::new(),
+            generation: 1,
+            salt: [7; 16],
+            enabled: true,
+            created_ms: 5,
+        };
+        let names = |caches: &Caches| {
+            caches.covered_identities().map(|all| all.into_iter().map(|identity| identity.access_key).collect::<Vec<_>>())
+        };
+        let mut caches = Caches::new();
+        assert!(matches!(caches.identity("A"), Cached::Absent));
+        // Nothing is heard of changes yet; when it is, the same list of the same revision is covered.
+        caches.keep_identities(vec![identity("A")], 7, now());
+        caches.hear(&News { revision: 7, changes: None, more: false }, now(), now());
+        assert_eq!(names(&caches), None);
+        caches.keep_identities(vec![identity("A")], 7, now());
+        assert_eq!(names(&caches), Some(vec!["A".to_owned()]));
+        let told = |access_key: &str, identity: Option<Identity>| Change::Identity { access_key: access_key.into(), identity };
+        let changes = vec![(8, told("B", Some(identity("B")))), (9, told("A", None))];
+        caches.hear(&News { revision: 9, changes: Some(changes), more: false }, now(), now());
+        assert_eq!(names(&caches), Some(vec!["B".to_owned()]));
+        // Asked before that, and come after it.
+        caches.keep_identities(vec![identity("A")], 8, now());
+        assert_eq!(names(&caches), Some(vec!["B".to_owned()]));
+        caches.hear(&News { revision: 12, changes: None, more: false }, now(), now());
+        assert_eq!(names(&caches), None);
+        assert!(matches!(caches.identity("B"), Cached::Fresh(Some(_))), "it is young, and no older than that");
+        caches.keep_identities(vec![identity("C")], 12, now());
+        assert_eq!(names(&caches), Some(vec!["C".to_owned()]));
+    }
+
+    #[test]
     fn a_sealed_volume_is_handed_out_no_more_and_never_becomes_open_again() {
         let mut caches = Caches::new();
-        caches.hear(&nothing(4), now());
+        caches.hear(&nothing(4), now(), now());
         let open = volume(VolumeState::Open, 1);
         caches.keep_volume(&open, 0);
         caches.handed = Handed { volumes: vec![open.clone()], since: Some(now()), turn: 0 };
         let sealed = volume(VolumeState::Sealed, 2);
-        caches.hear(&News { changes: Some(vec![(5, Change::Volume((*sealed).clone()))]), ..nothing(5) }, now());
+        caches.hear(&News { changes: Some(vec![(5, Change::Volume((*sealed).clone()))]), ..nothing(5) }, now(), now());
         assert!(caches.handed.take(&[], Duration::from_secs(1)).is_none());
         assert_eq!(caches.covered().1, std::slice::from_ref(&sealed));
         // An older answer of the leader comes late.

@@ -17,8 +17,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const ASK_GROUP: Duration = Duration::from_secs(1);
 
 impl Client {
-    /// Hear of changes of buckets, volumes, groups and the map from the root's leader until the task is dropped, so that the caches
-    /// of this client are as fresh as they can be. One request waits at a time.
+    /// Hear of changes of buckets, volumes, groups, identities and the map from the root's leader until the task is dropped, so that
+    /// the caches of this client are as fresh as they can be. One request waits at a time.
     pub fn watch(&self) -> Task<()> {
         runtime::task::spawn(watch(self.inner.clone()))
     }
@@ -42,13 +42,13 @@ async fn watch(inner: Arc<Inner>) {
     let Hearing(inner) = &Hearing(inner);
     let mut pause = PAUSE;
     loop {
-        let since = inner.caches().revision();
+        let (since, asked) = (inner.caches().revision(), now());
         match inner.road.watch(since).await {
             Ok(news) => {
                 pause = PAUSE;
                 let (revision, told) = (news.revision, news.changes.as_ref().map(Vec::len));
                 tracing::debug!(?since, revision, ?told, "heard of changes of the root group");
-                inner.caches().hear(&news, now());
+                inner.caches().hear(&news, asked, now());
                 inner.meet_groups(news).await;
             }
             Err(error) => {

@@ -1,4 +1,4 @@
-//! The founding of the cluster: map, partitions and the scheme of the class STANDARD.
+//! The founding of the cluster: map, partitions, the scheme of the class STANDARD and the region.
 //!
 //! Invariant: written once. A process that comes with another configuration is refused and told what differs.
 
@@ -16,6 +16,8 @@ pub(super) const BOOTSTRAP: &[u8] = b"bootstrap";
 pub const PARTITIONS_MAX: usize = 1024;
 /// Most drives in the static bootstrap: the map must fit in a command.
 pub const DRIVES_MAX: usize = 4096;
+/// Longest name of a region.
+pub const REGION_BYTES_MAX: usize = 64;
 
 pub(super) fn bootstrap(rows: &mut RowsMut<'_>, wanted: &Bootstrap) -> Result<Verdict, Error> {
     if let Some(stored) = decode_row::<Bootstrap>(rows.get(BOOTSTRAP)) {
@@ -40,6 +42,7 @@ impl Bootstrap {
         if self.partitions.len() > PARTITIONS_MAX {
             return Err(format!("{} partitions, at most {PARTITIONS_MAX}", self.partitions.len()));
         }
+        check_region(&self.region)?;
         let durability = durability(&self.map, self.scheme);
         if !durability.fits {
             let drives: usize = self.map.nodes.iter().map(|node| node.drives.len()).sum();
@@ -79,11 +82,23 @@ impl Bootstrap {
         if self.best_effort != other.best_effort {
             found.push(format!("best-effort is stored as {}, configured as {}", self.best_effort, other.best_effort));
         }
+        if self.region != other.region {
+            found.push(format!("the stored region is {}, the configuration says {}", self.region, other.region));
+        }
         if found.is_empty() && self != other {
             found.push("the order or the version of the maps differs".into());
         }
         found
     }
+}
+
+/// Whether this can be the name of a region; the error says what can.
+pub fn check_region(region: &str) -> Result<(), String> {
+    let is_of_names = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if region.is_empty() || region.len() > REGION_BYTES_MAX || !region.bytes().all(is_of_names) {
+        return Err(format!("a region has 1 to {REGION_BYTES_MAX} lower-case letters, digits and hyphens, not {region:?}"));
+    }
+    Ok(())
 }
 
 fn check_map(map: &ClusterMap) -> Result<(), String> {
@@ -117,8 +132,10 @@ mod tests {
         let mut other = first.clone();
         other.scheme = "rs(2,1)".parse().unwrap();
         other.map.nodes.pop();
+        other.region = "eu-1".into();
         let Err(Error::Refused(why)) = model.apply(Command::Bootstrap(other)).result else { panic!("not refused") };
         assert!(why.contains("node 6 is missing") && why.contains("rs(4,2)") && why.contains("rs(2,1)"), "{why}");
+        assert!(why.contains("the stored region is us-east-1, the configuration says eu-1"), "{why}");
         assert_eq!(model.query(Query::Bootstrap).result, Ok(Reply::Bootstrap(Some(first))));
         assert_eq!(model.query(Query::Bootstrap).revision, 1);
     }
@@ -136,6 +153,14 @@ mod tests {
         assert!(too_few.check().unwrap_err().contains("6 distinct drives"));
         too_few.partitions.clear();
         assert!(too_few.check().is_err());
+    }
+
+    #[test]
+    fn a_region_that_nobody_could_sign_for_is_refused() {
+        for region in ["", "eu/1", "EU-1", "eu 1", &"e".repeat(65)] {
+            let wanted = crate::Bootstrap { region: region.into(), ..bootstrap(3, 2, 2) };
+            assert!(wanted.check().unwrap_err().contains("region"), "{region}");
+        }
     }
 
     #[test]
