@@ -5,6 +5,7 @@ use crate::plan::{Knobs, Place, Plan, Shape};
 use jepsen_like::s3::{Client, Credentials};
 use node::config::{ClusterFile, ClusterNode};
 use node::drives::{self, Refused, Slot};
+use node::operator::Operator;
 use node::{Node, settings};
 use protocol::{DriveId, NodeId};
 use runtime::rpc::Secret;
@@ -60,7 +61,7 @@ impl Cluster {
             drop(slots);
             let settings = settings::Settings {
                 node: node.id,
-                secret: Secret(Arc::from(&b"the secret of a simulated cluster"[..])),
+                secret: cluster_secret(),
                 bootstrap: bootstrap.clone(),
                 listens: true,
                 gateway: gateway_settings(address(index, S3_PORT), &plan.knobs),
@@ -111,6 +112,11 @@ impl Cluster {
         self.seats.iter().enumerate().flat_map(of_node).collect()
     }
 
+    /// An operator of the cluster, as it was founded; to be called on the machine where he sits.
+    pub fn operator(&self) -> Operator {
+        Operator::new(&self.bootstrap, cluster_secret())
+    }
+
     /// An S3 client of one node's gateway.
     pub fn client(&self, index: usize) -> Client {
         Client::new(address(index, S3_PORT), Credentials::new(ACCESS_KEY, SECRET_KEY), REGION)
@@ -154,6 +160,10 @@ async fn live(mut settings: settings::Settings, drives: Vec<SimDrive>, seat: Arc
 
 fn lock(seat: &Mutex<Seat>) -> MutexGuard<'_, Seat> {
     seat.lock().expect("nothing panics under this lock")
+}
+
+fn cluster_secret() -> Secret {
+    Secret(Arc::from(&b"the secret of a simulated cluster"[..]))
 }
 
 /// Address of the `index`-th node: 10.1.0.(index + 1).

@@ -9,6 +9,8 @@ mod command;
 #[cfg(madsim)]
 mod diff;
 #[cfg(madsim)]
+mod identities;
+#[cfg(madsim)]
 mod inventory;
 #[cfg(madsim)]
 mod judge;

@@ -2,11 +2,11 @@
 
 use crate::cluster::{Cluster, client_address};
 use crate::judge::Judge;
-use crate::lifecycle;
 use crate::nemesis::{self, Deeds};
 use crate::plan::{Place, Plan};
 use crate::timeline::Watch;
 use crate::violation::Violation;
+use crate::{identities, lifecycle};
 use jepsen_like::history::{History, Recorder};
 use jepsen_like::s3::Client;
 use jepsen_like::workload::{self, Work};
@@ -88,6 +88,14 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
         let (clients, until) = (clients.clone(), time::now() + scenario.until());
         clients_machine.spawn(async move { lifecycle::work(&clients, until).await })
     });
+    let book = plan.knobs.identities.then(Arc::<identities::Book>::default);
+    let operating = book.clone().map(|book| {
+        let office = Machine::start("operator", client_address(1), Vec::new(), std::future::pending::<()>);
+        let (cluster, clients, until) = (cluster.clone(), clients.clone(), time::now() + scenario.until());
+        let asked = book.clone();
+        let watching = clients_machine.spawn(async move { identities::watch(&clients, &asked, until).await });
+        (office.spawn(async move { identities::work(cluster.operator(), book, until).await }), watching)
+    });
     let deeds = nemesis::carry_out(&cluster, &judge, &clients_machine, &plan, time::now()).await;
     let healed = time::now();
     {
@@ -99,6 +107,12 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
         expiring.await;
         let clients = clients.clone();
         report.violations.extend(clients_machine.spawn(async move { lifecycle::ends(&clients, day).await }).await);
+    }
+    if let (Some((working, watching)), Some(book)) = (operating, book) {
+        working.await;
+        report.violations.extend(watching.await);
+        let clients = clients.clone();
+        report.violations.extend(clients_machine.spawn(async move { identities::ends(&clients, &book).await }).await);
     }
 
     let read_back = clients_machine.spawn(async move { work.read_all(SETTLE_MAX).await }).await;

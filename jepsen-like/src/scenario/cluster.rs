@@ -57,6 +57,8 @@ pub struct Knobs {
     pub latency: Option<RangeInclusive<Duration>>,
     /// Length of the days of lifecycles. Some buckets have rules then: all that is in them expires after a day.
     pub day: Option<Duration>,
+    /// An operator makes and ends identities of S3 all the time.
+    pub identities: bool,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +120,8 @@ pub(super) struct KnobsTable {
     checkpoint_bytes: Option<Spanned<ByteRange>>,
     latency: Option<TimeRange>,
     day: Option<Spanned<Time>>,
+    #[serde(default)]
+    identities: bool,
 }
 
 impl KnobsTable {
@@ -154,6 +158,7 @@ impl From<KnobsTable> for Knobs {
             checkpoint_bytes: one(table.checkpoint_bytes),
             latency: table.latency.map(|latency| latency.0),
             day: table.day.map(|day| day.into_inner().0),
+            identities: table.identities,
         }
     }
 }

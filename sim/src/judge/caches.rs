@@ -18,6 +18,7 @@ pub(super) struct Kept {
     node: usize,
     buckets: Vec<Arc<node::inspect::Bucket>>,
     volumes: Vec<Arc<Volume>>,
+    identities: Option<Vec<node::inspect::Identity>>,
 }
 
 /// Whether what each node that runs takes for granted comes to be what the rows are.
@@ -28,8 +29,8 @@ pub(super) async fn judge(cluster: &Cluster, differing: impl Fn(&Kept) -> Vec<St
         for (index, machine) in cluster.machines.iter().enumerate().filter(|(_, machine)| !machine.is_dead()) {
             let Some(node) = cluster.node(index) else { continue };
             // On its machine: whether changes are heard of is judged by its clock.
-            let (buckets, volumes) = machine.spawn(async move { node.covered() }).await;
-            wrong.extend(differing(&Kept { node: index, buckets, volumes }));
+            let ((buckets, volumes), identities) = machine.spawn(async move { (node.covered(), node.covered_identities()) }).await;
+            wrong.extend(differing(&Kept { node: index, buckets, volumes, identities }));
         }
         if wrong.is_empty() || time::now() >= deadline {
             return wrong.into_iter().map(|text| Violation::new("cached-as-told", text)).collect();
@@ -51,6 +52,12 @@ pub(super) fn differing(kept: &Kept, root: &MemoryRows) -> Vec<String> {
         let row = node::inspect::volume(root, volume.id);
         if row.as_ref() != Some(&**volume) {
             found.push(format!("node {} takes volume {volume:?} for granted, and it is {row:?}", kept.node));
+        }
+    }
+    if let Some(identities) = &kept.identities {
+        let rows = node::inspect::identities(root);
+        if rows != *identities {
+            found.push(format!("node {} takes the identities {identities:?} for granted, and they are {rows:?}", kept.node));
         }
     }
     found

@@ -47,6 +47,9 @@ pub struct Knobs {
     /// Length of the days of lifecycles, if some buckets have one.
     #[serde(default)]
     pub day_ms: Option<u64>,
+    /// An operator makes and ends identities.
+    #[serde(default)]
+    pub identities: bool,
     /// By node.
     pub clocks: Vec<ClockKnob>,
 }
@@ -98,6 +101,7 @@ impl Knobs {
             // A range of links is half open, and never empty.
             knobs.latency_us = (us(latency.start()), us(latency.end()).max(us(latency.start()) + 1));
         }
+        knobs.identities = fixed.identities;
         knobs.day_ms = fixed.day.map(|day| u64::try_from(day.as_millis()).expect("less than a year"));
         knobs
     }
@@ -133,6 +137,7 @@ impl Knobs {
             snapshot_page_bytes: *one(&mut stream("snapshot page"), &[1 << 20, 4 << 10]),
             clients_percent: *one(&mut stream("clients"), &[100, 100, 50, 20]),
             day_ms: None,
+            identities: false,
             clocks,
         }
     }
