@@ -8,6 +8,7 @@ use node::inspect::IDENTITY_AGE_MAX;
 use node::operator::{Issued, Operator};
 use runtime::side;
 use runtime::time::{self, Instant};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -36,9 +37,12 @@ enum Standing {
     Unknown,
 }
 
-/// Every secret key that was issued.
+/// Every secret key that was issued, and how often gateways said what.
 #[derive(Default)]
-pub struct Book(Mutex<Vec<(Credentials, Standing)>>);
+pub struct Book {
+    keys: Mutex<Vec<(Credentials, Standing)>>,
+    said: Mutex<BTreeMap<&'static str, usize>>,
+}
 
 impl Book {
     fn issue(&self, issued: &Issued) -> usize {
@@ -94,7 +98,22 @@ impl Book {
     }
 
     fn keys(&self) -> MutexGuard<'_, Vec<(Credentials, Standing)>> {
-        self.0.lock().expect("nothing panics under this lock")
+        self.keys.lock().expect("nothing panics under this lock")
+    }
+
+    fn count(&self, said: Said) {
+        let what = match said {
+            Said::Taken => "requests of identities taken",
+            Said::Refused => "requests of identities refused",
+            Said::Nothing => return,
+        };
+        *self.said.lock().expect("nothing panics under this lock").entry(what).or_default() += 1;
+    }
+
+    /// How often gateways said what.
+    pub fn tally(&self) -> BTreeMap<String, usize> {
+        let said = self.said.lock().expect("nothing panics under this lock");
+        said.iter().map(|(what, count)| (what.to_string(), *count)).collect()
     }
 }
 
@@ -198,9 +217,16 @@ pub async fn watch(clients: &[Client], book: &Book, until: Instant) -> Vec<Viola
             if time::now() >= until {
                 break;
             }
-            if let Some((index, credentials)) = book.choose(turn) {
+            if turn % 5 == 4 {
+                // Each is another one: nothing that is remembered of one helps with the next.
+                let stranger = Credentials::new(format!("KSSTRANGER{turn:08}"), "secret of a stranger");
+                if ask(client, &stranger).await == Said::Taken {
+                    found.push(Violation::new("stranger-refused", format!("gateway {gateway} takes {}", stranger.access_key)));
+                }
+            } else if let Some((index, credentials)) = book.choose(turn) {
                 let began = side::elapsed_ns();
                 let said = ask(client, &credentials).await;
+                book.count(said);
                 found.extend(book.judge(index, gateway, said, began));
             }
             time::sleep(ASK_PAUSE).await;

@@ -108,9 +108,11 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
         let clients = clients.clone();
         report.violations.extend(clients_machine.spawn(async move { lifecycle::ends(&clients, day).await }).await);
     }
+    let mut said = BTreeMap::new();
     if let (Some((working, watching)), Some(book)) = (operating, book) {
         working.await;
         report.violations.extend(watching.await);
+        said = book.tally();
         let clients = clients.clone();
         report.violations.extend(clients_machine.spawn(async move { identities::ends(&clients, &book).await }).await);
     }
@@ -126,6 +128,7 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
     report.violations.extend(refused_without_reason(&cluster, &deeds));
     report.deeds = deeds;
     report.tally = history.tally();
+    report.tally.extend(said);
     report.tally.extend(judge.standing().into_iter().map(|(name, count)| (name.to_owned(), count)));
     report.took = time::now().duration_since(began);
     report

@@ -5,11 +5,10 @@
 //! [`placement::IDENTITY_AGE_MAX`] ago; if that is not known, nothing is said of it but 503. One that is disabled is answered as one that
 //! does not exist.
 
-use crate::error;
 use crate::secret_keys::SecretKeys;
 use runtime::time::now;
 use s3s::auth::{S3Auth, SecretKey};
-use s3s::{S3Error, S3ErrorCode, S3Result};
+use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -92,7 +91,11 @@ impl Identities {
 
     /// Who signed the request that is being verified, if he may; an error is its answer.
     pub(crate) async fn signer(&self, access_key: &str) -> S3Result<Identity> {
-        let found = self.find(access_key).await.map_err(error::of_placement)?;
+        // In one word and no louder than that, as whoever asks has not proved who he is.
+        let found = self.find(access_key).await.map_err(|error| {
+            tracing::debug!(%error, "identities are not known");
+            s3_error!(ServiceUnavailable, "It cannot be told at this moment who signed the request. Please try again.")
+        })?;
         found.ok_or_else(|| S3Error::with_message(S3ErrorCode::InvalidAccessKeyId, UNKNOWN))
     }
 }

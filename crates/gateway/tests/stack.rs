@@ -8,15 +8,17 @@ mod cluster;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cluster::{Cluster, noise};
+use cluster::{Cluster, noise, secret_keys};
 use gateway::gate::Gate;
 use gateway::gate::target::Hosts;
 use gateway::http::{Edge, Limits};
-use gateway::identity::Identity;
+use gateway::identity::{Identities, Identity};
 use jepsen_like::s3::{Auth, Checksum, Client, Credentials, Payload, Request, Tamper};
 use runtime::net::TcpListener;
 use runtime::process::block_on;
 use runtime::task;
+use runtime::time::{Instant, now};
+use std::time::Duration;
 
 fn object(method: &str, key: &str) -> Request {
     Request::object(method, "bucket", key)
@@ -84,3 +86,53 @@ fn trailing_checksums_documents_and_verdicts_pass_all_layers() {
         assert_eq!(code(&client, object("GET", "key")).await, "200");
     });
 }
+
+fn soon() -> Instant {
+    now() + Duration::from_secs(20)
+}
+
+#[test]
+fn the_nodes_own_identity_wins_over_a_row_and_rows_are_taken_as_they_stand() {
+    block_on(async {
+        let cluster = Cluster::start().await;
+        let placement = &cluster.placement;
+        let (own, other) = ("KEYOFTHENODEITSELF", "KEYOFSOMEBODYELSE0");
+        let shadow = placement.create_identity(own, "shadow", [1; 16], soon()).await.unwrap();
+        let row = placement.create_identity(other, "", [2; 16], soon()).await.unwrap();
+        let identities = Identities::new(Identity::new(own, "secret of the file"), placement.clone(), secret_keys());
+        let gate = Gate { identities, region: "us-east-1".into(), hosts: Hosts::default(), presigned_v2: true };
+        let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _server = task::spawn(Arc::new(Edge::new(gate, Silent, Limits::default())).serve(listener));
+        let ask = async |access_key: &str, secret_key: &str| {
+            let client = Client::new(address, Credentials::new(access_key, secret_key), "us-east-1");
+            let link = object("GET", "key").auth(Auth::QueryV2 { expires_s: 60 });
+            let (header, link) = (code(&client, object("GET", "key")).await, code(&client, link).await);
+            assert_eq!(header, link, "{access_key}");
+            header
+        };
+        // What the operation itself says, which implements nothing.
+        const TAKEN: &str = "NotImplemented";
+        assert_eq!(ask(own, "secret of the file").await, TAKEN);
+        assert_eq!(ask(own, &secret_keys().of(&shadow)).await, "SignatureDoesNotMatch");
+        assert_eq!(ask(other, &secret_keys().of(&row)).await, TAKEN);
+        assert_eq!(ask(other, "secret of the file").await, "SignatureDoesNotMatch");
+        assert_eq!(ask("KEYOFNOBODY", "secret of the file").await, "InvalidAccessKeyId");
+
+        // Nobody tells this client of changes: what it knows goes by age.
+        placement.set_identity_enabled(own, false, soon()).await.unwrap();
+        placement.set_identity_enabled(other, false, soon()).await.unwrap();
+        let began = now();
+        while ask(other, &secret_keys().of(&row)).await == TAKEN {
+            assert!(now() < began + placement::IDENTITY_AGE_MAX, "it is still taken");
+            runtime::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(ask(other, &secret_keys().of(&row)).await, "InvalidAccessKeyId");
+        assert_eq!(ask(own, "secret of the file").await, TAKEN);
+    });
+}
+
+/// Operations that do nothing: whoever gets so far was taken.
+struct Silent;
+
+impl s3s::S3 for Silent {}

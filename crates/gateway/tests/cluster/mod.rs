@@ -30,10 +30,17 @@ pub const INLINE_BYTES: usize = 8 << 10;
 
 pub struct Cluster {
     pub operations: Operations,
+    #[allow(dead_code, reason = "one of the tests that use this module reads it")]
+    pub placement: placement::Client,
     pub server: Arc<storage::Server>,
     folders: Vec<TempDir>,
     /// Ends before the folders go.
     _running: (placement::Service, Vec<Task<()>>),
+}
+
+/// What its gateways derive secret keys from.
+pub fn secret_keys() -> SecretKeys {
+    SecretKeys::new(&Secret(b"secret".as_slice().into()), CLUSTER)
 }
 
 impl Cluster {
@@ -103,12 +110,13 @@ impl Cluster {
             to_be_replaced: Vec::new(),
         });
         let writer = placement.open_writer(now() + Duration::from_secs(20)).await.unwrap();
+        let asked = placement.clone();
         let clients = gateway::Cluster {
             metadata: metadata::Client::new(groups, writer),
             storage: storage::Client::new(rpc.clone()),
             placement,
             writer,
-            secret_keys: SecretKeys::new(&Secret(b"secret".as_slice().into()), CLUSTER),
+            secret_keys: secret_keys(),
         };
         let settings = Settings {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -123,7 +131,7 @@ impl Cluster {
             day_ms: protocol::lifecycle::DAY_MS,
         };
         let operations = Operations::new(settings, clients);
-        Cluster { operations, server, folders, _running: (service, vec![listening, heart]) }
+        Cluster { operations, placement: asked, server, folders, _running: (service, vec![listening, heart]) }
     }
 
     pub fn folder(&self, ordinal: usize) -> &Path {
