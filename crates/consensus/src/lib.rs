@@ -18,6 +18,7 @@ mod session;
 mod snapshot;
 mod state;
 mod store;
+mod sums;
 mod wire;
 
 pub use client::Client;

@@ -4,8 +4,8 @@
 //! written unwinds out of the state machine ([`StorageFailure`], caught where it was called), the transaction is
 //! aborted, and the replica stops.
 //!
-//! In a database each value stands behind the CRC-32C of its key and itself: redb checks its pages only when it
-//! repairs, and rotten bytes must not reach a state machine.
+//! In a database each value stands behind the CRC-32C of its key and itself. Rot on the drive does not get as far ([`crate::sums`]); this
+//! is for whatever happens to a row on its way through memory.
 //!
 //! Every write goes into the rolling state hash, in order: replicas that applied the same commands have the same
 //! hash (I9), and a machine that is not deterministic shows.

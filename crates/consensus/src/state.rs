@@ -6,106 +6,32 @@
 //!
 //! Calls block on the drive.
 
+mod database;
+mod error;
+
+pub(crate) use error::{Error, catching};
+
 use crate::StateMachine;
 use crate::backend::Backend;
 use crate::log::{Key, kind_of};
 use crate::members::{Change, Members, Refused};
-use crate::rows::{ROWS, Rows, RowsMut, SESSIONS, StateHash, StorageFailure, decode_value, encode_value};
+use crate::rows::{ROWS, Rows, RowsMut, SESSIONS, StateHash, decode_value, encode_value};
 use crate::session;
 use crate::wire::{self, Answer};
 use bytes::Bytes;
+use database::Database;
 use protocol::wire::{decode, encode};
 use raft::eraftpb::Entry;
 use redb::{Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use runtime::disk::{Disk, Open};
 use serde::{Deserialize, Serialize};
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
 const META_KEY: &str = "replica";
 /// Rolling hashes kept for comparing with other replicas.
 const MARKS_MAX: usize = 8;
-
-/// The state of a replica cannot be read or written; the replica stops.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("state: {reason}")]
-pub(crate) struct Error {
-    reason: String,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Damaged,
-    Full,
-    Newer,
-}
-
-impl Error {
-    fn new(reason: impl Into<String>) -> Error {
-        Error { reason: reason.into(), kind: Kind::Damaged }
-    }
-
-    fn of(reason: String, full: bool) -> Error {
-        Error { reason, kind: if full { Kind::Full } else { Kind::Damaged } }
-    }
-
-    /// The group applies its commands at `version`, and this program knows them up to `known`.
-    pub(crate) fn newer(version: u32, known: u32) -> Error {
-        let reason = format!("its group is at version {version} of its commands, this program knows them up to {known}: run a newer one");
-        Error { reason, kind: Kind::Newer }
-    }
-
-    /// What is there is good, and of a newer program.
-    pub(crate) fn is_newer(&self) -> bool {
-        self.kind == Kind::Newer
-    }
-
-    /// A snapshot cannot be had from who offered it.
-    pub(crate) fn of_sender(reason: &str) -> Error {
-        Error::new(format!("snapshot: {reason}"))
-    }
-
-    /// The drive had no room: what is there is good.
-    pub(crate) fn is_full(&self) -> bool {
-        self.kind == Kind::Full
-    }
-}
-
-impl From<redb::StorageError> for Error {
-    fn from(error: redb::StorageError) -> Error {
-        let full = matches!(&error, redb::StorageError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull);
-        Error::of(error.to_string(), full)
-    }
-}
-
-impl From<runtime::disk::Error> for Error {
-    fn from(error: runtime::disk::Error) -> Error {
-        Error::of(error.to_string(), matches!(error, runtime::disk::Error::Full { .. }))
-    }
-}
-
-impl From<redb::SetDurabilityError> for Error {
-    fn from(error: redb::SetDurabilityError) -> Error {
-        Error::new(error.to_string())
-    }
-}
-
-macro_rules! from_redb {
-    ($($kind:ident),*) => {$(
-        impl From<redb::$kind> for Error {
-            fn from(error: redb::$kind) -> Error {
-                match error {
-                    redb::$kind::Storage(error) => error.into(),
-                    other => Error::new(other.to_string()),
-                }
-            }
-        }
-    )*};
-}
-from_redb!(DatabaseError, TransactionError, TableError, CommitError);
 
 /// What was applied; stands in the database beside the rows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -122,7 +48,7 @@ pub(crate) struct Meta {
 
 /// The database of one replica.
 pub(crate) struct State {
-    database: redb::Database,
+    database: Database,
     /// As of the last commit.
     meta: Mutex<Meta>,
     mark_interval: u64,
@@ -157,41 +83,33 @@ fn write_meta(transaction: &redb::WriteTransaction, meta: &Meta) -> Result<(), E
     Ok(())
 }
 
-/// Run work on a state that may unwind: because a row cannot be read (see [`StorageFailure`]), because redb stumbles over
-/// damaged pages, or because of a bug in a state machine. Whatever it was stops this replica and no other.
-pub(crate) fn catching<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(match panic.downcast::<StorageFailure>() {
-            Ok(failure) => Error::from(failure.0),
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-                Error::new(format!("it panicked: {}", text.unwrap_or("no message")))
-            }
-        })
-    })
-}
-
 /// What was applied, as of the last checkpoint in a copy of a state's file; and the number of rows.
 pub(crate) fn read_copy(copy: impl redb::StorageBackend) -> Result<(Meta, u64), Error> {
-    let opened = catch_unwind(AssertUnwindSafe(|| redb::Builder::new().set_cache_size(1 << 20).create_with_backend(copy)));
-    let database = opened.map_err(|_| Error::new("damaged".to_owned()))??;
-    let rows = database.begin_read()?.open_table(ROWS)?.len()?;
-    Ok((read_meta(&database)?, rows))
+    catching(|| {
+        let database = Database::new(copy, 1 << 20)?;
+        let rows = database.begin_read()?.open_table(ROWS)?.len()?;
+        Ok((read_meta(&database)?, rows))
+    })
 }
 
 impl State {
     /// Make a new, empty state in the file `name`; durable when it returns. A leftover of that name is replaced.
     pub(crate) fn create(disk: &Arc<dyn Disk>, name: &str, cache_bytes: usize, mark_interval: u64, meta: Meta) -> Result<State, Error> {
-        let file = disk.open(name, Open::OrNew)?;
-        file.set_len(0)?;
-        let database = redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(Backend(file))?;
-        let transaction = database.begin_write()?;
-        transaction.open_table(ROWS)?;
-        transaction.open_table(SESSIONS)?;
-        write_meta(&transaction, &meta)?;
-        transaction.commit()?;
-        disk.sync_dir(crate::log::FOLDER)?;
-        Ok(State { database, apart: Mutex::new(meta.members.clone()), meta: Mutex::new(meta), mark_interval })
+        catching(|| {
+            let file = disk.open(name, Open::OrNew)?;
+            file.set_len(0)?;
+            let database = Database::new(Backend(file), cache_bytes)?;
+            let mut transaction = database.begin_write()?;
+            // In two phases, as every commit that is to last. After one in a single phase redb looks for the next one's pages first, written or
+            // not, and they are none (see `sums`).
+            transaction.set_quick_repair(true);
+            transaction.open_table(ROWS)?;
+            transaction.open_table(SESSIONS)?;
+            write_meta(&transaction, &meta)?;
+            transaction.commit()?;
+            disk.sync_dir(crate::log::FOLDER)?;
+            Ok(State { database, apart: Mutex::new(meta.members.clone()), meta: Mutex::new(meta), mark_interval })
+        })
     }
 
     /// Open the state in the file `name` as of its last checkpoint, for a program that knows commands up to version `known`.
@@ -207,10 +125,11 @@ impl State {
         if file.is_empty()? {
             return Err(Error::new(format!("{name} is empty")));
         }
-        // redb may panic on bytes that no writer of its own left; for us that is damage like any other.
-        let opened = catch_unwind(AssertUnwindSafe(|| redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(Backend(file))));
-        let database = opened.map_err(|_| Error::new(format!("{name} is damaged")))??;
-        let meta = read_meta(&database)?;
+        let (database, meta) = catching(|| {
+            let database = Database::new(Backend(file), cache_bytes)?;
+            let meta = read_meta(&database)?;
+            Ok((database, meta))
+        })?;
         if meta.key != key {
             return Err(Error::new(format!("{name} is of {}", meta.key)));
         }
@@ -257,6 +176,10 @@ impl State {
                 } else if !entry.data.is_empty() {
                     // A new leader's first entry is empty.
                     let (answer, reply) = apply_one(&mut rows, &mut sessions, machine, &entry.data);
+                    if runtime::planted("apply-depends-on-the-replica") && meta.key.replica.0 & 0xffff == 2 && entry.index % 40 == 0 {
+                        // What a machine does that looks at something other than its rows and the command.
+                        rows.put(b"\xffplanted", &entry.index.to_le_bytes());
+                    }
                     answers.push((entry.index, entry.term, answer, reply));
                 }
                 meta.applied = entry.index;
@@ -312,21 +235,23 @@ impl State {
 
     /// Add rows of a snapshot, without syncing.
     pub(crate) fn fill(&self, table: u8, rows: &[(Bytes, Bytes)]) -> Result<(), Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::None)?;
-        {
-            let mut table = transaction.open_table(if table == 0 { ROWS } else { SESSIONS })?;
-            for (key, value) in rows {
-                table.insert(key.as_ref(), encode_value(key, value).as_slice())?;
+        catching(|| {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_durability(Durability::None)?;
+            {
+                let mut table = transaction.open_table(if table == 0 { ROWS } else { SESSIONS })?;
+                for (key, value) in rows {
+                    table.insert(key.as_ref(), encode_value(key, value).as_slice())?;
+                }
             }
-        }
-        transaction.commit()?;
-        Ok(())
+            transaction.commit()?;
+            Ok(())
+        })
     }
 
     /// All rows of a snapshot are in: prove it against the sender's count and hash, and make everything durable.
     pub(crate) fn seal(&self, meta: Meta, rows: u64, rows_hash: u64) -> Result<(), Error> {
-        let found = self.freeze()?.digest()?;
+        let found = catching(|| self.freeze()?.digest())?;
         if found != (rows, rows_hash) && !runtime::planted("snapshot-without-last-rows") {
             runtime::probe!("consensus-snapshot-refused-by-hash");
             return Err(Error::new(format!(
@@ -335,7 +260,7 @@ impl State {
             )));
         }
         *self.meta.lock().expect("no holder panics") = meta;
-        self.checkpoint()?;
+        catching(|| self.checkpoint())?;
         Ok(())
     }
 }
@@ -388,18 +313,20 @@ impl Frozen {
     pub(crate) fn page(&self, table: u8, after: Option<&[u8]>, bytes_max: usize) -> Result<Rowsful, Error> {
         let table = &self.tables[usize::from(table.min(1))];
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rows = Vec::new();
-        let mut bytes = 0;
-        for row in table.range::<&[u8]>((from, Bound::Unbounded))? {
-            if bytes >= bytes_max {
-                return Ok((rows, false));
+        catching(|| {
+            let mut rows = Vec::new();
+            let mut bytes = 0;
+            for row in table.range::<&[u8]>((from, Bound::Unbounded))? {
+                if bytes >= bytes_max {
+                    return Ok((rows, false));
+                }
+                let (key, stored) = row?;
+                let value = decode_value(key.value(), stored.value())?;
+                bytes += key.value().len() + value.len() + 8;
+                rows.push((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value)));
             }
-            let (key, stored) = row?;
-            let value = decode_value(key.value(), stored.value())?;
-            bytes += key.value().len() + value.len() + 8;
-            rows.push((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value)));
-        }
-        Ok((rows, true))
+            Ok((rows, true))
+        })
     }
 
     /// Number of rows, and CRC-64/NVME over all of them in order: table (1), key length (8), key, value length (8), value.

@@ -26,11 +26,11 @@ type Content = Arc<Mutex<Vec<u8>>>;
 type Durable = Arc<Mutex<Vec<(Content, Vec<u8>)>>>;
 
 impl MemoryDisk {
-    fn bytes(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
         self.files.lock().unwrap()[name].lock().unwrap().clone()
     }
 
-    fn set(&self, name: &str, bytes: Vec<u8>) {
+    pub(crate) fn set(&self, name: &str, bytes: Vec<u8>) {
         *self.files.lock().unwrap()[name].lock().unwrap() = bytes;
     }
 
