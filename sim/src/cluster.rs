@@ -221,8 +221,8 @@ fn consensus_settings(knobs: &Knobs) -> settings::ConsensusSettings {
         tail_bytes: knobs.tail_bytes,
         segment_bytes: knobs.segment_bytes,
         snapshot_page_bytes: knobs.snapshot_page_bytes,
-        // All nodes share one process.
-        cache_bytes: 16 << 20,
+        cache_bytes: knobs.cache_bytes,
+        mark_interval: knobs.mark_interval,
         ..settings::ConsensusSettings::default()
     }
 }

@@ -123,7 +123,7 @@ pub async fn run(plan: Plan, watch: Watch) -> Report {
     watch.finish(&plan, &scenario.claim, &deeds.deeds, &history);
     let ids =
         |places: &BTreeSet<Place>| places.iter().map(|place| cluster.bootstrap.map.nodes[place.node].drives[place.drive].id).collect();
-    judge.explain(&ids(&deeds.damaged), &ids(&deeds.exchanged));
+    judge.explain(&ids(&deeds.damaged), &ids(&deeds.rotten_states), &ids(&deeds.exchanged));
     report.violations.extend(judge.end(&history, &read_back, &deeds.sealed).await);
     report.violations.extend(refused_without_reason(&cluster, &deeds));
     report.deeds = deeds;

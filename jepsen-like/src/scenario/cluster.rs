@@ -53,6 +53,8 @@ pub struct Knobs {
     pub log_tail_bytes: Option<u64>,
     /// Bytes of applied commands after which a replica makes its state durable.
     pub checkpoint_bytes: Option<u64>,
+    /// Bytes of memory that a node has for pages of its replicas' databases, at most; half a MiB for each replica at least.
+    pub cache_bytes: Option<u64>,
     /// Of a link, one way.
     pub latency: Option<RangeInclusive<Duration>>,
     /// Length of the days of lifecycles. Some buckets have rules then: all that is in them expires after a day.
@@ -118,6 +120,7 @@ pub(super) struct KnobsTable {
     log_segment_bytes: Option<Spanned<ByteRange>>,
     log_tail_bytes: Option<Spanned<ByteRange>>,
     checkpoint_bytes: Option<Spanned<ByteRange>>,
+    cache_bytes: Option<Spanned<ByteRange>>,
     latency: Option<TimeRange>,
     day: Option<Spanned<Time>>,
     #[serde(default)]
@@ -138,8 +141,8 @@ impl KnobsTable {
             return Some((day.span().start, "a day has ten seconds at least: cluster time goes on so often".to_owned()));
         }
         let of_objects = [&self.blob_bytes, &self.inline_bytes_max, &self.gateway_bytes_max, &self.drive_bytes];
-        let of_logs = [&self.log_segment_bytes, &self.log_tail_bytes, &self.checkpoint_bytes];
-        let wide = of_objects.into_iter().chain(of_logs).flatten().find(|size| size.get_ref().0.start() != size.get_ref().0.end());
+        let of_replicas = [&self.log_segment_bytes, &self.log_tail_bytes, &self.checkpoint_bytes, &self.cache_bytes];
+        let wide = of_objects.into_iter().chain(of_replicas).flatten().find(|size| size.get_ref().0.start() != size.get_ref().0.end());
         wide.map(|size| (size.span().start, "one size, not a range".to_owned()))
     }
 }
@@ -156,6 +159,7 @@ impl From<KnobsTable> for Knobs {
             log_segment_bytes: one(table.log_segment_bytes),
             log_tail_bytes: one(table.log_tail_bytes),
             checkpoint_bytes: one(table.checkpoint_bytes),
+            cache_bytes: one(table.cache_bytes),
             latency: table.latency.map(|latency| latency.0),
             day: table.day.map(|day| day.into_inner().0),
             identities: table.identities,

@@ -21,6 +21,8 @@ pub struct Expect {
     pub redundancy_within: Option<Duration>,
     /// `service = "back within 10s of the last fault"`.
     pub service_within: Option<Duration>,
+    /// `voters = "full"`: each group has as many voters as it was founded with, and all run.
+    pub voters_full: bool,
     /// `orphans = "none"`.
     pub no_orphans: bool,
     /// `queues = "empty"`.
@@ -84,6 +86,7 @@ macro_rules! word {
 }
 word!(Linearizable = "linearizable");
 word!(Complete = "complete");
+word!(Full = "full");
 word!(Nothing = "none");
 word!(Empty = "empty");
 word!(Bounded = "bounded");
@@ -96,6 +99,7 @@ pub(super) struct ExpectTable {
     acknowledged: Option<Spanned<Acknowledged>>,
     redundancy: Option<FullWithin>,
     service: Option<BackWithin>,
+    voters: Option<Full>,
     orphans: Option<Nothing>,
     queues: Option<Empty>,
     memory: Option<Bounded>,
@@ -122,6 +126,7 @@ impl From<ExpectTable> for Expect {
             acknowledged: table.acknowledged.map(Spanned::into_inner),
             redundancy_within: table.redundancy.map(|FullWithin(time)| time),
             service_within: table.service.map(|BackWithin(time)| time),
+            voters_full: table.voters.is_some(),
             no_orphans: table.orphans.is_some(),
             queues_empty: table.queues.is_some(),
             memory_bounded: table.memory.is_some(),

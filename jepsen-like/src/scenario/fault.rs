@@ -132,6 +132,10 @@ faults! {
     BitRot = "bit-rot", Drives, Processes;
     /// Entries rot in the logs of the struck drives, committed ones, and no two of them the same.
     LogRot = "log-rot", Drives;
+    /// The process dies, and all that was written to the log of the struck drive rots.
+    LogRuined = "log-ruined", Drives;
+    /// Pages of a database of a replica on the struck drive rot, while its process runs or while it is dead for a moment.
+    StateRot = "state-rot", Drives;
     /// The process dies, and entries of the last batch in the node's logs rot.
     LastBatchRot = "last-batch-rot", Nodes, Ends;
     /// A write lands elsewhere.
@@ -210,7 +214,7 @@ mod tests {
             assert_eq!(json, format!("\"{}\"", fault.name()));
             assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), *fault);
         }
-        assert_eq!(Fault::ALL.len(), 43);
+        assert_eq!(Fault::ALL.len(), 45);
     }
 
     #[test]
@@ -229,6 +233,8 @@ mod tests {
                 "sector-error",
                 "bit-rot",
                 "log-rot",
+                "log-ruined",
+                "state-rot",
                 "misdirected-write",
                 "misdirected-read",
                 "lost-write",

@@ -71,6 +71,8 @@ struct State {
     struck: BTreeSet<(DriveId, String)>,
     /// Drives that were out of reach or showed wrong bytes at some time.
     touched: BTreeSet<DriveId>,
+    /// Drives on which nothing rotted but states of replicas.
+    rotten_states: BTreeSet<DriveId>,
     /// Replicas whose programs were too old for their groups.
     too_old: BTreeSet<ReplicaId>,
 }
@@ -90,6 +92,7 @@ impl Judge {
             time: time::ClusterTime::default(),
             struck: BTreeSet::new(),
             touched: BTreeSet::new(),
+            rotten_states: BTreeSet::new(),
             too_old: BTreeSet::new(),
         });
         Judge { scenario: scenario.clone(), cluster, drives, state }
@@ -148,11 +151,13 @@ impl Judge {
         self.scenario.expect.acknowledged == Some(Acknowledged::LostAsTheLedgerSays)
     }
 
-    /// What the nemesis did that nothing shows any more: it struck `damaged`, and other drives stand in the places of
-    /// `exchanged`. What was acknowledged in the moment of an exchange is not there any more although it was durable.
-    pub fn explain(&self, damaged: &BTreeSet<DriveId>, exchanged: &BTreeSet<DriveId>) {
+    /// What the nemesis did that nothing shows any more: it struck `damaged`, states of replicas rotted on `rotten_states`, and other drives
+    /// stand in the places of `exchanged`. What was acknowledged in the moment of an exchange is not there any more although it was durable.
+    pub fn explain(&self, damaged: &BTreeSet<DriveId>, rotten_states: &BTreeSet<DriveId>, exchanged: &BTreeSet<DriveId>) {
         let mut state = self.state.lock().expect("nothing panics under this lock");
-        state.touched.extend(damaged);
+        state.touched.extend(damaged.union(rotten_states));
+        state.rotten_states =
+            rotten_states.iter().filter(|drive| !damaged.contains(drive) && !exchanged.contains(drive)).copied().collect();
         let excused: BTreeSet<DriveId> = state.touched.union(exchanged).copied().collect();
         let unkept = state.claims.end(&excused);
         state.found.extend(unkept);
@@ -193,12 +198,23 @@ impl Judge {
     /// The run is over, all is healed, and each bucket was read back: everything that is wrong.
     pub async fn end(&self, history: &History, read_back: &BTreeMap<String, Standing>, sealed: &[node::Sealed]) -> Vec<Violation> {
         self.watch();
-        let touched = self.state.lock().expect("nothing panics under this lock").touched.clone();
+        let (touched, rotten_states) = {
+            let state = self.state.lock().expect("nothing panics under this lock");
+            (state.touched.clone(), state.rotten_states.clone())
+        };
         let placed = || {
             let state = self.advanced();
             let logs = &state.logs;
             let groups = logs.groups().map(|group| (group, logs.members(group).clone())).collect();
-            replicas::Placed { groups, lost: node::inspect::lost_drives(logs.root().rows()).into_iter().collect() }
+            let lost: BTreeSet<DriveId> = node::inspect::lost_drives(logs.root().rows()).into_iter().collect();
+            let heal = rotten_states.difference(&lost).copied().collect();
+            replicas::Placed {
+                founded: node::inspect::groups(&self.cluster.bootstrap),
+                groups,
+                lost,
+                heal,
+                full: self.scenario.expect.voters_full,
+            }
         };
         let mut found = replicas::compare(&self.cluster, &self.drives, &touched, placed).await;
         found.extend(replicas::compare_rows(&self.cluster, &touched).await);

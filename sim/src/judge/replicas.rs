@@ -4,8 +4,8 @@
 use super::drives::{Drives, Harm};
 use crate::cluster::Cluster;
 use crate::violation::Violation;
-use consensus::{Members, RowsDigest};
-use protocol::{DriveId, GroupId};
+use consensus::{GroupSpec, Members, ReplicaPlace, RowsDigest};
+use protocol::{DriveId, GroupId, ReplicaId};
 use runtime::time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,11 +15,46 @@ const SETTLE_MAX: Duration = Duration::from_secs(60);
 
 /// Who belongs to each group by the logs, and the drives that the root group calls lost.
 pub(super) struct Placed {
+    /// The groups as they began.
+    pub founded: Vec<GroupSpec>,
     pub groups: Vec<(GroupId, Members)>,
     pub lost: BTreeSet<DriveId>,
+    /// Drives whose replicas have lost nothing but states: their groups give them others, and they stay who they are.
+    pub heal: BTreeSet<DriveId>,
+    /// Each group must have its full number of voters, and all must run.
+    pub full: bool,
 }
 
 impl Placed {
+    /// Replicas that were replaced although they only had to be healed.
+    fn replaced_without_need(&self) -> Vec<Violation> {
+        let stays = |group: GroupId, replica: ReplicaId| {
+            let members = self.groups.iter().find(|(known, _)| *known == group).map(|(_, members)| members);
+            members.is_none_or(|members| members.has_vote(replica))
+        };
+        let founders = self.founded.iter().flat_map(|spec| spec.voters.iter().map(|voter| (spec.group, voter)));
+        let gone = founders.filter(|(group, voter)| self.heal.contains(&voter.drive) && !stays(*group, voter.replica));
+        let text = |(group, voter): (GroupId, &ReplicaPlace)| {
+            format!("replica {} of group {group} was replaced, and only its state had rotted", voter.replica)
+        };
+        gone.map(|gone| Violation::new("heals-as-itself", text(gone))).collect()
+    }
+
+    /// What groups lack of their full number of voters that run, where that is expected.
+    fn lacking(&self, running: &BTreeMap<u64, Vec<Replica>>) -> Vec<String> {
+        let mut lacking = Vec::new();
+        for spec in self.founded.iter().filter(|_| self.full) {
+            let Some((group, members)) = self.groups.iter().find(|(known, _)| *known == spec.group) else { continue };
+            let runs =
+                |voter: &&ReplicaPlace| running.get(&group.0).is_some_and(|all| all.iter().any(|one| one.replica == voter.replica.0));
+            let voters = members.voters.iter().filter(runs).count();
+            if voters < spec.voters.len() {
+                lacking.push(format!("group {group} has {voters} voters that run, of {}: {members:?}", spec.voters.len()));
+            }
+        }
+        lacking
+    }
+
     /// What is left to do of replacing replicas on lost drives.
     fn unreplaced(&self) -> Vec<String> {
         let mut left = Vec::new();
@@ -57,7 +92,9 @@ pub(super) async fn compare(
         let placed = placed();
         let (groups, mut crippled, mut found) = gather(cluster, drives, touched, &placed);
         found.extend(differing(&groups));
+        found.extend(placed.replaced_without_need());
         crippled.extend(placed.unreplaced());
+        crippled.extend(placed.lacking(&groups));
         let settled =
             crippled.is_empty() && groups.values().all(|replicas| replicas.iter().all(|replica| replica.applied == replicas[0].applied));
         if settled || !found.is_empty() {
@@ -136,7 +173,11 @@ fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>, place
                     if !status.to_be_replaced && harm.out(status.drive).is_none() {
                         crippled.push(format!("replica {replica} of group {group} on {drive} is crippled yet: {reason}"));
                     }
-                    if status.to_be_replaced {
+                    if status.to_be_replaced && placed.heal.contains(&status.drive) {
+                        let text =
+                            format!("replica {replica} of group {group} on {drive} lost its state alone, and is not healed: {reason}");
+                        found.push(Violation::new("heals-as-itself", text));
+                    } else if status.to_be_replaced {
                         spent.push((status.group, status.replica, format!("replica {replica} of group {group} on {drive}: {reason}")));
                     }
                 }

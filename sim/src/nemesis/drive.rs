@@ -8,7 +8,7 @@ use crate::plan::{Place, Planned};
 use jepsen_like::scenario::Fault;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
-use runtime::disk::Open;
+use runtime::disk::{Entry, Open};
 use runtime::side::SimDrive;
 use runtime::time;
 use std::time::Duration;
@@ -134,11 +134,21 @@ async fn condition(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
 /// Flip a few bits, or make a few sectors unreadable, where something was written.
 fn mark(drive: &SimDrive, folder: &str, random: &mut ChaCha12Rng, rot: bool) {
     let files: Vec<_> = drive.files().into_iter().filter(|file| file.bytes >= SECTOR_BYTES && file.name.starts_with(folder)).collect();
+    let Some((file, sector)) = anywhere(drive, &files, random) else { return };
+    let within = random.random_range(0..SECTOR_BYTES);
+    let bytes = random.random_range(1..=4u64).min(file.bytes - sector - within);
+    let marked = if rot { drive.rot(&file.name, sector + within, bytes, random) } else { drive.damage(&file.name, sector, SECTOR_BYTES) };
+    // The file stood there a moment ago; if it is gone by now nothing is left to be damaged.
+    drop(marked);
+}
+
+/// A sector of one of `files`, and where in it: one where something was written, if one is drawn soon.
+pub(super) fn anywhere<'f>(drive: &SimDrive, files: &'f [Entry], random: &mut ChaCha12Rng) -> Option<(&'f Entry, u64)> {
     let looking = drive.inspect();
     let mut chosen = None;
     for _ in 0..DRAWS_MAX {
         let (which, share): (f64, f64) = (random.random(), random.random());
-        let Some(file) = files.get((which * files.len() as f64) as usize) else { return };
+        let file = files.get((which * files.len() as f64) as usize)?;
         let sector = (share * (file.bytes / SECTOR_BYTES) as f64) as u64 * SECTOR_BYTES;
         let mut bytes = [0; SECTOR_BYTES as usize];
         let read = looking.open(&file.name, Open::Existing).and_then(|opened| opened.read_at(sector, &mut bytes));
@@ -147,12 +157,7 @@ fn mark(drive: &SimDrive, folder: &str, random: &mut ChaCha12Rng, rot: bool) {
             break;
         }
     }
-    let Some((file, sector)) = chosen else { return };
-    let within = random.random_range(0..SECTOR_BYTES);
-    let bytes = random.random_range(1..=4u64).min(file.bytes - sector - within);
-    let marked = if rot { drive.rot(&file.name, sector + within, bytes, random) } else { drive.damage(&file.name, sector, SECTOR_BYTES) };
-    // The file stood there a moment ago; if it is gone by now nothing is left to be damaged.
-    drop(marked);
+    chosen
 }
 
 impl World {

@@ -61,6 +61,8 @@ pub struct Deeds {
     pub deeds: Vec<Deed>,
     /// Drives of which bytes were lost, changed or taken away; a node may refuse them.
     pub damaged: BTreeSet<Place>,
+    /// Drives of which the state of some replica rotted: that alone is healed.
+    pub rotten_states: BTreeSet<Place>,
     /// Places where another drive or an old copy was put.
     pub exchanged: BTreeSet<Place>,
     /// What fenced slots said that they hold.

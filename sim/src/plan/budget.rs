@@ -6,7 +6,8 @@
 //! - **Durability**, never exceeded within the budget. A drive counts as damaged for ever once bytes on it were lost or
 //!   changed, found or not: nothing repairs yet. A stripe loses at most one shard to each damaged drive, so up to n - k of
 //!   them leave k intact; a group loses at most one voter to each, so fewer than half of its voters leave it a quorum. The
-//!   limit is the smaller of both. It holds in every layout, also those chosen while a zone was out.
+//!   limit is the smaller of both. It holds in every layout, also those chosen while a zone was out. What a group gives back to its
+//!   replica counts here too, as nobody promises when it does; it holds off no outage, which it soon outlasts.
 //! - **Reach**. What is down for a while is not lost: it comes back with all that was durable. But a cluster that is mostly
 //!   down acknowledges nothing, and then nothing is tested. So outages that overlap, together with the damaged drives, must
 //!   leave k shards of every stripe and a quorum of every group in reach, in the layouts of a whole cluster: slots and
@@ -39,6 +40,8 @@ const VOTERS: [usize; 3] = [5, 3, 1];
 pub enum Cost {
     /// Bytes that were durable are lost, changed or out of reach for good.
     Damage,
+    /// The state of a replica is lost, and its group gives it another one.
+    State,
     /// Something does not answer until it is healed.
     Outage,
     /// Slowness, clocks, elections, clients: everything still answers.
@@ -53,6 +56,7 @@ pub fn cost(fault: Fault) -> Cost {
         | Fault::SyncError
         | Fault::SectorError
         | Fault::BitRot
+        | Fault::LogRuined
         | Fault::MisdirectedWrite
         // A replica that reads wrong bytes may stop for good.
         | Fault::MisdirectedRead
@@ -60,6 +64,7 @@ pub fn cost(fault: Fault) -> Cost {
         | Fault::OldDriveCopy
         // Each is refused where it is now.
         | Fault::DrivesSwapped => Cost::Damage,
+        Fault::StateRot => Cost::State,
         Fault::Kill
         | Fault::KillSilently
         | Fault::PowerCut
@@ -104,6 +109,8 @@ pub fn cost(fault: Fault) -> Cost {
 pub struct Budget {
     shape: Shape,
     damaged: BTreeSet<Place>,
+    /// Drives that lost the state of some replica.
+    stateless: BTreeSet<Place>,
     /// Drives that will be damaged, which ones shows during the run.
     unknown: usize,
     outages: Vec<Outage>,
@@ -122,21 +129,22 @@ struct Outage {
 impl Budget {
     /// Nothing spent yet.
     pub fn new(shape: Shape) -> Budget {
-        Budget { shape, damaged: BTreeSet::new(), unknown: 0, outages: Vec::new() }
+        Budget { shape, damaged: BTreeSet::new(), stateless: BTreeSet::new(), unknown: 0, outages: Vec::new() }
     }
 
     /// The fault as it may strike: with fewer drives to choose among, or not at all.
     pub fn admit(&mut self, mut fault: Planned) -> Option<Planned> {
         match cost(fault.fault) {
             Cost::Nothing => Some(fault),
-            Cost::Damage => {
+            Cost::Damage | Cost::State => {
                 match fault.aim.places(&self.shape) {
                     Some(places) => {
                         let places = self.damage(&fault, places.into_iter().collect())?;
                         if let Aim::Shards { among } | Aim::Logs { among } = &mut fault.aim {
                             *among = places.iter().copied().collect();
                         }
-                        self.damaged.extend(places);
+                        let lost = if cost(fault.fault) == Cost::State { &mut self.stateless } else { &mut self.damaged };
+                        lost.extend(places);
                     }
                     // One drive of whichever node it will be.
                     None if fault.beyond || self.may_damage(&BTreeSet::new(), 1, &fault) => self.unknown += 1,
@@ -165,7 +173,8 @@ impl Budget {
         // One of them is chosen here; if another one would be too many, one that is damaged already.
         let mut random = fault.stream();
         let any: Vec<Place> = all.iter().copied().collect();
-        let damaged: Vec<Place> = self.damaged.intersection(&all).copied().collect();
+        let damaged: Vec<Place> =
+            all.iter().filter(|place| self.damaged.contains(place) || self.stateless.contains(place)).copied().collect();
         for choices in [any, damaged] {
             if choices.is_empty() {
                 continue;
@@ -180,8 +189,11 @@ impl Budget {
 
     fn may_damage(&self, more: &BTreeSet<Place>, unknown: usize, fault: &Planned) -> bool {
         let damaged: BTreeSet<Place> = self.damaged.union(more).copied().collect();
-        if damaged.len() + self.unknown + unknown > damage_max(&self.shape) {
+        if damaged.union(&self.stateless).count() + self.unknown + unknown > damage_max(&self.shape) {
             return false;
+        }
+        if cost(fault.fault) == Cost::State {
+            return true;
         }
         let meanwhile = self.overlapping(fault.from(), fault.until());
         meanwhile.iter().any(|outage| outage.alone) || self.within_reach(&damaged, &meanwhile)

@@ -40,6 +40,12 @@ pub struct Knobs {
     pub tail_bytes: usize,
     /// Bytes of a segment of the shared log.
     pub segment_bytes: u64,
+    /// Memory of a node for pages of its replicas' databases.
+    #[serde(default = "cache_bytes")]
+    pub cache_bytes: usize,
+    /// Entries between two comparisons of state hashes.
+    #[serde(default = "mark_interval")]
+    pub mark_interval: u64,
     /// Bytes of a page of a snapshot.
     pub snapshot_page_bytes: usize,
     /// Share of the scenario's clients that take part.
@@ -52,6 +58,15 @@ pub struct Knobs {
     pub identities: bool,
     /// By node.
     pub clocks: Vec<ClockKnob>,
+}
+
+/// All nodes share one process.
+fn cache_bytes() -> usize {
+    16 << 20
+}
+
+fn mark_interval() -> u64 {
+    1024
 }
 
 /// A share of deliveries that take longer.
@@ -93,6 +108,7 @@ impl Knobs {
         knobs.segment_bytes = fixed.log_segment_bytes.unwrap_or(knobs.segment_bytes);
         knobs.tail_bytes = size(fixed.log_tail_bytes, knobs.tail_bytes);
         knobs.checkpoint_bytes = size(fixed.checkpoint_bytes, knobs.checkpoint_bytes);
+        knobs.cache_bytes = size(fixed.cache_bytes, knobs.cache_bytes);
         if let Some(partitions) = fixed.partitions {
             knobs.partitions = u16::try_from(partitions).expect("a scenario has at most 1000");
         }
@@ -134,6 +150,8 @@ impl Knobs {
             checkpoint_after_ms: *one(&mut stream("checkpoint time"), &[30_000, 5_000, 1_000]),
             tail_bytes: *one(&mut stream("log tail"), &[256 << 10, 4 << 10, 0]),
             segment_bytes: *one(&mut stream("segment"), &[16 << 20, 1 << 20]),
+            cache_bytes: *one(&mut stream("cache"), &[cache_bytes(), cache_bytes(), 1 << 20]),
+            mark_interval: *one(&mut stream("marks"), &[mark_interval(), 64, 16]),
             snapshot_page_bytes: *one(&mut stream("snapshot page"), &[1 << 20, 4 << 10]),
             clients_percent: *one(&mut stream("clients"), &[100, 100, 50, 20]),
             day_ms: None,

@@ -89,7 +89,7 @@ fn plans_within_the_budget_never_exceed_it() {
         let mut random = ChaCha12Rng::seed_from_u64(seed);
         let mut damaged = BTreeSet::new();
         for fault in &faults {
-            if cost(fault.fault) == Cost::Damage {
+            if matches!(cost(fault.fault), Cost::Damage | Cost::State) {
                 damaged.extend(fault.aim.places(&shape).unwrap_or_default());
             }
         }
@@ -161,6 +161,19 @@ fn rot_goes_on_where_there_is_rot_when_no_other_drive_may_be_damaged() {
         .flatten()
         .collect();
     assert_eq!(struck.len(), 2);
+}
+
+#[test]
+fn states_that_rot_count_as_lost_and_hold_no_outage_off() {
+    let mut budget = Budget::new(shape(4, 2));
+    let all = Aim::Logs { among: shape(4, 2).drives() };
+    let strike = |budget: &mut Budget, at: u64| budget.admit(planned(Fault::StateRot, at * 10, all.clone())).unwrap().aim;
+    let struck: BTreeSet<Place> = (1..=50).flat_map(|at| strike(&mut budget, at).places(&shape(4, 2)).unwrap()).collect();
+    assert_eq!(struck.len(), 2);
+    let elsewhere = |node: usize| struck.iter().all(|place| place.node != node);
+    let node = (0..6).find(|node| elsewhere(*node)).unwrap();
+    assert!(budget.admit(planned(Fault::BitRot, 600, Aim::Drives(vec![Place { node, drive: 0 }]))).is_none());
+    assert!(budget.admit(planned(Fault::Kill, 610, Aim::Nodes(vec![node]))).is_some());
 }
 
 #[test]
