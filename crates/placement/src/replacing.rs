@@ -12,9 +12,12 @@ use crate::watch::Spent;
 use crate::{Error, leader};
 use consensus::members::{Change, Refused};
 use consensus::{Members, ReplicaPlace};
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use protocol::{DriveId, GroupId, ROOT};
 use runtime::time::{now, sleep};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,15 +34,92 @@ const GROUPS_AT_ONCE: usize = 4;
 
 /// Replace what is lost and what is spent, while leading.
 pub(crate) async fn replace_lost(inner: Arc<Inner>) {
+    let mut places: Places<BoxFuture<'static, Result<(), Error>>> = Places::default();
     // The term in which nothing was under way that an earlier leader had begun.
     let mut settled = None;
+    let look = |settled: Option<u64>| {
+        let inner = inner.clone();
+        Box::pin(async move {
+            sleep(LOOK).await;
+            let term = inner.term()?;
+            Some((term, inner.look(settled == Some(term)).await))
+        })
+    };
+    let mut looking = look(None);
     loop {
-        sleep(LOOK).await;
-        let Some(term) = inner.term() else { continue };
-        match inner.replace_once(settled == Some(term)).await {
-            Ok(nothing_left) => settled = nothing_left.then_some(term),
-            Err(error) => tracing::debug!(%error, "the root's leader cannot look for replicas to replace"),
+        runtime::select! {
+            Some((group, outcome)) = places.next() => {
+                if let Err(error) = outcome {
+                    tracing::warn!(%group, %error, "a replica is not replaced yet; trying again");
+                }
+            }
+            found = &mut looking => {
+                match found {
+                    // Whoever leads now goes on.
+                    None => places = Places::default(),
+                    Some((_, Err(error))) => tracing::debug!(%error, "the root's leader cannot look for replicas to replace"),
+                    Some((term, Ok((due, groups, why)))) => {
+                        settled = (due.is_empty() && places.is_empty()).then_some(term);
+                        places.line_up(due.into_iter().map(|row| {
+                            let (group, inner, groups, why) = (row.group, inner.clone(), groups.clone(), why.clone());
+                            (group, async move { inner.replace_in(&row, &groups, &why).await }.boxed())
+                        }));
+                    }
+                }
+                looking = look(settled);
+            }
         }
+    }
+}
+
+/// Groups in which something is to be done, so many of them at a time. One that does not come to its end keeps its own place and no other's.
+struct Places<F: Future> {
+    under_way: FuturesUnordered<BoxFuture<'static, (GroupId, F::Output)>>,
+    busy: BTreeSet<GroupId>,
+    /// The others, as they were found last.
+    waiting: VecDeque<(GroupId, F)>,
+    /// How many had ended when each group did.
+    ended: BTreeMap<GroupId, u64>,
+    count: u64,
+}
+
+impl<F: Future> Default for Places<F> {
+    fn default() -> Places<F> {
+        Places { under_way: FuturesUnordered::new(), busy: BTreeSet::new(), waiting: VecDeque::new(), ended: BTreeMap::new(), count: 0 }
+    }
+}
+
+impl<F: Future + Send + 'static> Places<F> {
+    /// This is to be done now. What is under way goes on. Who had no turn comes first, and the root last of those: who leads it may have to
+    /// hand it over, and what is under way here with it.
+    fn line_up(&mut self, due: impl Iterator<Item = (GroupId, F)>) {
+        let mut due: Vec<_> = due.filter(|(group, _)| !self.busy.contains(group)).collect();
+        due.sort_by_key(|(group, _)| (self.ended.get(group).copied(), *group == ROOT, *group));
+        self.waiting = due.into();
+        self.fill();
+    }
+
+    fn fill(&mut self) {
+        while self.busy.len() < GROUPS_AT_ONCE
+            && let Some((group, work)) = self.waiting.pop_front()
+        {
+            self.busy.insert(group);
+            self.under_way.push(async move { (group, work.await) }.boxed());
+        }
+    }
+
+    /// What comes to its end next; `None` if nothing is under way.
+    async fn next(&mut self) -> Option<(GroupId, F::Output)> {
+        let (group, outcome) = self.under_way.next().await?;
+        self.busy.remove(&group);
+        self.count += 1;
+        self.ended.insert(group, self.count);
+        self.fill();
+        Some((group, outcome))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.busy.is_empty() && self.waiting.is_empty()
     }
 }
 
@@ -64,32 +144,19 @@ impl Why {
 }
 
 impl Inner {
-    /// Look once; `settled`: nothing is under way that is not known. True if nothing is left to do.
-    async fn replace_once(&self, settled: bool) -> Result<bool, Error> {
+    /// The groups in which something is to be done, all groups, and why. `settled`: nothing is under way that is not known.
+    async fn look(&self, settled: bool) -> Result<(Vec<Group>, Arc<Vec<Group>>, Arc<Why>), Error> {
         let lost: BTreeSet<DriveId> = match self.read(Query::LostDrives, now() + STEP).await? {
             (_, Reply::Drives(drives)) => drives.into_iter().collect(),
             (_, other) => return Err(unexpected(&other)),
         };
         let why = Why { lost, spent: self.spent() };
         if settled && why.lost.is_empty() && why.spent.is_empty() {
-            return Ok(true);
+            return Ok((Vec::new(), Arc::default(), Arc::new(why)));
         }
         let groups = self.groups_of_root().await?;
-        let mut due: Vec<&Group> = groups.iter().filter(|row| row.replacing.is_some() || why.of(row).is_some()).collect();
-        // The root last: who leads it may have to hand it over, and what is begun here with it.
-        due.sort_by_key(|row| (row.group == ROOT, row.group));
-        for some in due.chunks(GROUPS_AT_ONCE) {
-            let outcomes = futures::future::join_all(some.iter().map(|row| self.replace_in(row, &groups, &why))).await;
-            for (row, outcome) in some.iter().zip(outcomes) {
-                if let Err(error) = outcome {
-                    tracing::warn!(group = %row.group, %error, "a replica is not replaced yet; trying again");
-                }
-            }
-            if self.term().is_none() {
-                break;
-            }
-        }
-        Ok(due.is_empty())
+        let due = groups.iter().filter(|row| row.replacing.is_some() || why.of(row).is_some()).cloned().collect();
+        Ok((due, Arc::new(groups), Arc::new(why)))
     }
 
     /// Bring one group a step further, to the end if it can be.
@@ -186,6 +253,26 @@ mod tests {
     use crate::watch::Watch;
     use crate::{DriveHealth, Heartbeat};
     use protocol::{NodeId, ReplicaId};
+
+    #[test]
+    fn a_group_that_is_stuck_keeps_its_own_place_and_no_other() {
+        let mut places = Places::default();
+        let work = |group: u64| -> (GroupId, BoxFuture<'static, ()>) {
+            let stuck = (3..6).contains(&group);
+            (GroupId(group), if stuck { futures::future::pending().boxed() } else { futures::future::ready(()).boxed() })
+        };
+        places.line_up((0..9).map(work));
+        let mut ended = Vec::new();
+        while let Some(Some((group, ()))) = places.next().now_or_never() {
+            ended.push(group.0);
+        }
+        assert_eq!(ended, [1, 2, 6, 7, 8, 0], "the root last");
+        // Who was found since does not wait for the stuck ones, and one that failed goes behind it.
+        places.line_up([9, 1, 4].into_iter().map(work));
+        let next = |places: &mut Places<BoxFuture<'static, ()>>| places.next().now_or_never().flatten().map(|(group, ())| group.0);
+        assert_eq!([next(&mut places), next(&mut places), next(&mut places)], [Some(9), Some(1), None]);
+        assert!(!places.is_empty());
+    }
 
     #[test]
     fn only_a_voter_of_the_row_is_replaced_and_only_by_the_word_of_its_own_node() {
