@@ -299,8 +299,8 @@ impl Replica {
         if late < SLOW_DRIVE || lately || self.raw.raft.lead_transferee.is_some() {
             return false;
         }
-        self.handed_over = Some(now);
         let Some(successor) = self.successor() else { return false };
+        self.handed_over = Some(now);
         runtime::probe!("consensus-leader-left-its-slow-drive");
         tracing::warn!(replica = %self.key, late_ms = late.as_millis(), successor, "its drive is slower than those of the others; handing leadership over");
         self.raw.transfer_leader(successor);

@@ -6,7 +6,7 @@ mod cluster;
 mod machine;
 
 use bytes::Bytes;
-use cluster::{Cluster, GROUP, list, quick, session, within};
+use cluster::{Cluster, GROUP, healed, list, quick, session, within};
 use consensus::client::Error;
 use consensus::{Bootstrap, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
 use machine::{BROKEN_LIST, Lists, append};
@@ -209,19 +209,6 @@ fn a_state_machine_that_panics_stops_its_own_group_and_no_other_on_the_same_driv
             assert!(broken.trouble.as_ref().unwrap().contains("a bug of the state machine"), "{broken:?}");
         }
     });
-}
-
-/// Wait until every replica runs and all hold the same; what those of `node` were healed of.
-async fn healed(cluster: &Cluster, node: u64) -> Vec<String> {
-    for _ in 0..500 {
-        let seen: Vec<_> = cluster.nodes.values().flat_map(|node| node.host.status()).collect();
-        if seen.iter().all(|one| one.trouble.is_none()) {
-            cluster.agree().await;
-            return cluster.nodes[&node].host.status().into_iter().filter_map(|one| one.healed).collect();
-        }
-        time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{:?}", cluster.nodes.values().flat_map(|node| node.host.status()).collect::<Vec<_>>());
 }
 
 #[test]

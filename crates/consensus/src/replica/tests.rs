@@ -137,8 +137,8 @@ fn a_leader_whose_drive_is_slower_than_the_others_hands_over() {
     assert_eq!(healthy.raw.raft.lead_transferee, None, "its drive has it now");
 }
 
-#[test]
-fn a_slow_drive_is_left_once_in_a_while() {
+/// A leader whose entries all others have, and its own drive not yet.
+fn outrun_leader() -> Replica {
     let mut replica = lonely_leader();
     let mut ready = replica.raw.ready();
     let entries = ready.take_entries();
@@ -150,6 +150,12 @@ fn a_slow_drive_is_left_once_in_a_while() {
         (message.from, message.to, message.term, message.index) = (peer, 1, replica.raw.raft.term, entries.last().unwrap().index);
         replica.raw.step(message).unwrap();
     }
+    replica
+}
+
+#[test]
+fn a_slow_drive_is_left_once_in_a_while() {
+    let mut replica = outrun_leader();
     let now = runtime::time::now();
     replica.tick(now);
     replica.tick(now + SLOW_DRIVE);
@@ -159,6 +165,24 @@ fn a_slow_drive_is_left_once_in_a_while() {
     assert_eq!(replica.raw.raft.lead_transferee, None, "whoever it was given to may be as slow");
     replica.tick(now + SLOW_DRIVE + SLOW_DRIVE_PAUSE);
     assert!(replica.raw.raft.lead_transferee.is_some());
+}
+
+#[test]
+fn a_slow_drive_is_left_as_soon_as_somebody_is_there_to_lead() {
+    let mut replica = outrun_leader();
+    let heard = |replica: &mut Replica, lately: bool| {
+        for peer in [2, 3] {
+            replica.raw.raft.mut_prs().get_mut(peer).unwrap().recent_active = lately;
+        }
+    };
+    let now = runtime::time::now();
+    replica.tick(now);
+    heard(&mut replica, false);
+    replica.tick(now + SLOW_DRIVE);
+    assert_eq!(replica.raw.raft.lead_transferee, None, "nobody is heard of");
+    heard(&mut replica, true);
+    replica.tick(now + 2 * SLOW_DRIVE);
+    assert!(replica.raw.raft.lead_transferee.is_some(), "nothing was handed over yet, so there is nothing to pause after");
 }
 
 #[test]

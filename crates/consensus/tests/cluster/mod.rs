@@ -6,6 +6,7 @@ use bytes::Bytes;
 use consensus::client::Session;
 use consensus::{Bootstrap, Client, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
 use protocol::{ClusterId, CommandId, DriveId, GroupId, NodeId, ReplicaId, WriterId};
+use runtime::disk::Disk;
 use runtime::rpc::{Rpc, Secret};
 use runtime::task::Task;
 use runtime::time::{self, Instant};
@@ -50,6 +51,11 @@ impl Cluster {
     }
 
     pub async fn open(&mut self, node: u64, bootstrap: Bootstrap) {
+        self.open_with(node, bootstrap, |disk| disk).await;
+    }
+
+    /// Open a node whose drive is what `fitted` makes of the folder.
+    pub async fn open_with(&mut self, node: u64, bootstrap: Bootstrap, fitted: impl FnOnce(Arc<dyn Disk>) -> Arc<dyn Disk>) {
         let rpc = Rpc::new(runtime::rpc::Settings {
             node: NodeId(node),
             cluster: ClusterId(1),
@@ -63,7 +69,7 @@ impl Cluster {
             other.rpc.introduce(NodeId(node), rpc.address().unwrap());
         }
         let disk = runtime::disk::open_folder(self.folders[node as usize - 1].path()).unwrap();
-        let drives = vec![HostDrive { drive: DriveId(node), disk, bootstrap }];
+        let drives = vec![HostDrive { drive: DriveId(node), disk: fitted(disk), bootstrap }];
         let (host, failed) = Host::open_with(self.settings.clone(), rpc.clone(), drives, self.groups.clone(), |_| Arc::new(Lists)).await;
         assert!(failed.is_empty(), "{failed:?}");
         self.nodes.insert(node, Node { rpc, _listening: listening, host });
@@ -106,6 +112,19 @@ impl Cluster {
         }
         panic!("replicas differ: {seen:?}");
     }
+}
+
+/// Wait until every replica runs and all hold the same; what those of `node` were healed of.
+pub async fn healed(cluster: &Cluster, node: u64) -> Vec<String> {
+    for _ in 0..500 {
+        let seen: Vec<_> = cluster.nodes.values().flat_map(|node| node.host.status()).collect();
+        if seen.iter().all(|one| one.trouble.is_none()) {
+            cluster.agree().await;
+            return cluster.nodes[&node].host.status().into_iter().filter_map(|one| one.healed).collect();
+        }
+        time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{:?}", cluster.nodes.values().flat_map(|node| node.host.status()).collect::<Vec<_>>());
 }
 
 pub fn session(counter: u64, lowest_unfinished: u64) -> Option<Session> {
