@@ -578,6 +578,8 @@ impl Replica {
         context.extend_from_slice(&self.read_sequence.to_le_bytes());
         runtime::probe::never_twice("read context", &[self.key.group.0, self.key.replica.0, self.incarnation, self.read_sequence]);
         // The tick counter is set by `tick_reads`; 0 stands for "in this tick".
+        // Group, and the queries that share it.
+        runtime::probe::tell("consensus-read-index-asked", &[self.key.group.0, self.reads_new.len() as u64]);
         self.reads_under_way.insert(self.read_sequence, (0, std::mem::take(&mut self.reads_new)));
         self.raw.read_index(context);
     }

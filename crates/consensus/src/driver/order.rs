@@ -152,6 +152,8 @@ impl Driver {
         let disk = self.disk.clone();
         let queries = replica.take_answerable();
         if !queries.is_empty() {
+            // Group, and the queries that one transaction answers.
+            runtime::probe::tell("consensus-read-transaction", &[key.group.0, queries.len() as u64]);
             let (state, machine) = (replica.state.clone(), replica.machine.clone());
             let run = disk.clone();
             self.jobs.push(Box::pin(async move {
