@@ -4,12 +4,8 @@
 use super::logs::Logs;
 use crate::violation::Violation;
 use consensus::host::ReplicaStatus;
-use protocol::{DriveId, GroupId};
+use protocol::{DriveId, GroupId, ReplicaId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// Configurations back to which it is looked for those who elected a leader: an exchange of voters makes four, and leaders are
-/// looked at all the time.
-const ELECTED_WITHIN: usize = 6;
 
 /// How long it is remembered what was known to be committed, in nanoseconds: longer than any query waits.
 const REMEMBERED_NS: u64 = 120_000_000_000;
@@ -39,6 +35,8 @@ pub struct Claims {
     told: BTreeSet<(&'static str, GroupId, u64)>,
     /// Groups and terms whose leader was seen to have the votes: who gave them may leave later.
     elected: BTreeSet<(GroupId, u64)>,
+    /// Up to where each replica had cut its log when it was last looked at: behind that it has never stood for election since.
+    starts: BTreeMap<(GroupId, ReplicaId), u64>,
     /// By group, when somebody first knew that it had committed so far; both rise.
     committed: BTreeMap<GroupId, VecDeque<(u64, u64)>>,
 }
@@ -75,7 +73,8 @@ impl Claims {
         for replica in status.iter().filter(|replica| replica.trouble.is_none()) {
             let found = persisted(replica, logs);
             let leads = replica.leader == Some(replica.replica) && !self.elected.contains(&(replica.group, replica.term));
-            let of_leader = if leads { votes(replica, logs) } else { None };
+            let start = self.starts.get(&(replica.group, replica.replica)).copied().unwrap_or(0);
+            let of_leader = if leads { votes(replica, start, logs) } else { None };
             if leads && of_leader.is_none() {
                 self.elected.insert((replica.group, replica.term));
             }
@@ -85,6 +84,8 @@ impl Claims {
                     self.unkept.push(unkept);
                 }
             }
+            let start = logs.log(replica.group, replica.replica, replica.drive).map_or(0, |log| log.start);
+            self.starts.insert((replica.group, replica.replica), start);
         }
     }
 
@@ -108,8 +109,9 @@ fn persisted(replica: &ReplicaStatus, logs: &Logs) -> Option<Unkept> {
     Some(Unkept { lacking: BTreeSet::from([replica.drive]), bearable: 0, what: Violation::new("entries-persisted", text) })
 }
 
-/// Who leads a term has the votes of a majority in that term, each on its voter's drive.
-fn votes(leader: &ReplicaStatus, logs: &Logs) -> Option<Unkept> {
+/// Who leads a term has the votes of a majority in that term, each on its voter's drive. `start`: when it stood for election, it had
+/// applied as much.
+fn votes(leader: &ReplicaStatus, start: u64, logs: &Logs) -> Option<Unkept> {
     let voters = &logs.members(leader.group).voters;
     // A group of one leads before its drive has answered; nothing that it says leaves before.
     let bearable = (voters.len() - 1) / 2;
@@ -121,9 +123,10 @@ fn votes(leader: &ReplicaStatus, logs: &Logs) -> Option<Unkept> {
     let lacking: BTreeSet<DriveId> = voters.iter().filter(|place| lacks(place)).map(|place| place.drive).collect();
     let most =
         |voters: &[consensus::ReplicaPlace]| voters.iter().filter(|place| lacks(place)).count() <= voters.len().saturating_sub(1) / 2;
-    // Elected by those who had the votes then: it may have followed later changes as leader, and the witness may be behind it.
-    let mut lately = logs.configurations(leader.group).take(ELECTED_WITHIN).chain(&leader.members);
-    if lately.any(|members| most(&members.voters) && most(&members.outgoing)) {
+    // Elected by those who had the votes by what it had applied then: it may have followed later changes as leader, and the witness may be
+    // behind it.
+    let mut then = logs.configurations(leader.group, start, leader.applied).chain(&leader.members);
+    if then.any(|members| most(&members.voters) && most(&members.outgoing)) {
         return None;
     }
     let text = format!(
@@ -139,7 +142,6 @@ fn votes(leader: &ReplicaStatus, logs: &Logs) -> Option<Unkept> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::ReplicaId;
 
     fn status(committed: u64) -> ReplicaStatus {
         ReplicaStatus {

@@ -151,9 +151,11 @@ impl Logs {
         &self.groups[&group].last().expect("the founding one stays").1
     }
 
-    /// The configurations of a group, the newest first.
-    pub fn configurations(&self, group: GroupId) -> impl Iterator<Item = &Members> {
-        self.groups[&group].iter().rev().map(|(_, members)| members)
+    /// The configurations of a group that were in force when `from` had been applied, or after it, up to `to`.
+    pub fn configurations(&self, group: GroupId, from: u64, to: u64) -> impl Iterator<Item = &Members> {
+        let all = &self.groups[&group];
+        let first = all.iter().rposition(|(index, _)| *index <= from).unwrap_or(0);
+        all[first..].iter().take_while(move |(index, _)| *index <= to).map(|(_, members)| members)
     }
 
     /// Whether a majority of the voters, in a joint configuration of both, have a log that `does`.
