@@ -78,6 +78,9 @@ pub enum Action {
     GetVersion(String),
     /// DELETE of the version of this id: [`Outcome::Made`].
     DeleteVersion(String),
+    /// CopyObject of a version of another key, of which its reader knows that it is this value, to the operation's key, with the tags of
+    /// that value: [`Outcome::Made`], [`Outcome::Found`] of [`Seen::Absent`] if the version is not there.
+    CopyVersion { from: String, version: String, value: Value },
     /// One page of ListObjectVersions: [`Outcome::Versions`].
     ListVersions(VersionList),
     /// PutObjectTagging of the tags of this number, or DeleteObjectTagging; of the current
@@ -334,7 +337,7 @@ impl Operation {
     pub fn writes(&self) -> Option<Value> {
         match (&self.action, &self.outcome) {
             (Action::Put(value) | Action::PutIfAbsent(value) | Action::PutIfMatches { value, .. }, _) => Some(*value),
-            (Action::Copy(_), Outcome::Copied(value)) => Some(*value),
+            (Action::CopyVersion { value, .. }, _) | (Action::Copy(_), Outcome::Copied(value)) => Some(*value),
             (Action::Complete { parts, .. }, _) => Some(Value::composed(parts.iter().map(|part| part.value))),
             _ => None,
         }
@@ -350,6 +353,7 @@ impl Operation {
                 | Action::Delete
                 | Action::DeleteVersion(_)
                 | Action::Copy(_)
+                | Action::CopyVersion { .. }
                 | Action::Complete { .. }
         );
         changes && matches!(self.outcome, Outcome::Done | Outcome::Made(_) | Outcome::Copied(_) | Outcome::Unknown(_))

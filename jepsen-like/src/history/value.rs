@@ -38,9 +38,9 @@ impl Value {
         self.id & Value::COMPOSED != 0
     }
 
-    /// Number of the tags that its PUT gives it where versions are kept; every third has some.
+    /// Number of the tags that its PUT gives it where versions are kept; every third has some, of those that are not composed.
     pub fn tags(self) -> Option<u64> {
-        self.id.is_multiple_of(3).then_some(self.id)
+        (self.id.is_multiple_of(3) && !self.is_composed()).then_some(self.id)
     }
 
     /// Its bytes. A composed value has only those of its parts.

@@ -91,7 +91,7 @@ impl<'a> Drawing<'a> {
             WorkloadKind::Buckets => self.buckets(),
             WorkloadKind::Rude => self.rude(),
             WorkloadKind::Overload => self.overload(),
-            WorkloadKind::Versions => PlannedAction::Version(self.version()),
+            WorkloadKind::Versions => self.versioned(),
         }
     }
 
@@ -316,6 +316,18 @@ impl<'a> Drawing<'a> {
         }
     }
 
+    fn versioned(&mut self) -> PlannedAction {
+        // Not the first client, which sets versioning at its first step.
+        if self.client > 0 && self.draws.once_in(16) {
+            let (at, upload) = (self.place(), UploadName::Own(self.number));
+            let part = PlannedAction::UploadPart { upload, part: 1, bytes: self.telling_bytes() };
+            // Once: what is completed again would have to be told apart from another version.
+            self.waiting.extend([part, PlannedAction::Complete { upload, naming: Naming::All }]);
+            return PlannedAction::CreateUpload(at);
+        }
+        PlannedAction::Version(self.version())
+    }
+
     /// The first client alone sets: what it asks for last is what the others write under.
     fn version(&mut self) -> VersionAction {
         if self.client == 0 && (self.number == 1 || self.draws.once_in(8)) {
@@ -324,7 +336,7 @@ impl<'a> Drawing<'a> {
         let (at, bytes) = (self.place(), self.telling_bytes());
         let pick = [0, 0, 1, 2, 5][self.draws.one_of(5)];
         let plain = |action| VersionAction::Plain(Box::new(action));
-        match self.draws.below(34) {
+        match self.draws.below(37) {
             0..=6 => plain(PlannedAction::Put { at, bytes }),
             7 => plain(PlannedAction::PutIfAbsent { at, bytes }),
             8 => plain(PlannedAction::PutIfMatches { at, bytes }),
@@ -336,6 +348,7 @@ impl<'a> Drawing<'a> {
             24 => VersionAction::Setting,
             25..=27 => VersionAction::SetTags { at, pick: self.draws.once_in(2).then_some(pick), none: self.draws.once_in(4) },
             28..=30 => VersionAction::GetTags(at, self.draws.once_in(2).then_some(pick)),
+            31..=33 => VersionAction::Copy { from: self.place(), to: at },
             _ => {
                 let prefix = if self.draws.once_in(2) { String::new() } else { key_name(self.key()) };
                 VersionAction::List { prefix, keys_max: [2, 3, 5, 8, 1000][self.draws.one_of(5)] }
@@ -442,7 +455,17 @@ mod tests {
         for what in ["create_bucket", "delete_bucket", "\"k\":[2,"] {
             holds(&drawn("buckets", 0..1), what);
         }
-        for what in ["{\"set\":true}", "{\"set\":false}", "\"setting\"", "{\"delete\":[", "{\"get\":[", "{\"list\":{", "put_if_absent"] {
+        for what in [
+            "{\"set\":true}",
+            "{\"set\":false}",
+            "\"setting\"",
+            "{\"delete\":[",
+            "{\"get\":[",
+            "{\"list\":{",
+            "put_if_absent",
+            "{\"copy\":{",
+            "\"complete\"",
+        ] {
             holds(&drawn("versions", 0..1), what);
         }
     }

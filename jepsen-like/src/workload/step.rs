@@ -158,6 +158,14 @@ pub enum VersionAction {
     Get(Place, u32),
     /// DELETE by id, of what `Get` would read.
     Delete(Place, u32),
+    /// CopyObject of the version that this client last knew of a key, unless the other key ever was of that value: versions of one key are
+    /// told apart by their values.
+    Copy {
+        #[serde(rename = "f")]
+        from: Place,
+        #[serde(rename = "k")]
+        to: Place,
+    },
     /// PutObjectTagging, or without tags DeleteObjectTagging; of the current version, or of what `Get` would read.
     SetTags {
         #[serde(rename = "k")]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use super::answer::{ask, failed, wrong};
+use super::answer::{ask, failed, version, wrong};
 use super::objects::{copy_source, whole_document, written};
 use super::step::{Naming, Step, UploadName};
 use super::values::Values;
@@ -160,7 +160,11 @@ pub(super) async fn complete(client: &Client, values: &Values, upload: &Upload, 
     let etag_of = |value| values.etag(value).expect("parts are known before they are sent");
     let document = complete_upload(&parts.iter().map(|part| (part.number, etag_of(part.value))).collect::<Vec<_>>());
     let request = Request::object("POST", &upload.bucket, &upload.key).query("uploadId", &upload.id).source(document);
-    ask(client, &request).await.told(|_, body| acknowledged(body, &etag))
+    ask(client, &request).await.told(|headers, body| match (acknowledged(body, &etag), version(headers)) {
+        // Where versions are kept.
+        (Outcome::Done, Some(id)) => Outcome::Made(Some(id)),
+        (outcome, _) => outcome,
+    })
 }
 
 /// AbortMultipartUpload.

@@ -7,9 +7,11 @@ use super::step::{Place, PlannedAction, Step, VersionAction, bucket_name};
 use super::tags;
 use super::values::Values;
 use super::worker::{Work, Worker, names};
-use crate::history::{Action, ListedVersion, Outcome, Reply, Seen, VersionList, VersionPage};
+use crate::history::{Action, ListedVersion, Outcome, Reply, Seen, Value, VersionList, VersionPage};
 use crate::s3::{Client, Element, Error, Request};
 
+/// As clients call the null version. Another one may take its place, so it is not copied.
+const NULL: &str = "null";
 /// Pages of one listing at most.
 const PAGES_MAX: usize = 100;
 
@@ -28,6 +30,17 @@ impl Worker {
                 let request = Request::object("DELETE", &bucket, &key).query("versionId", &id);
                 let deleting = async { ask(client, &request).await.told(|headers, _| Outcome::Made(version(headers))) };
                 self.record(step, *at, Action::DeleteVersion(id), deleting).await;
+            }
+            VersionAction::Copy { from, to } => {
+                let ((_, source), (_, key), work) = (names(step, *from), names(step, *to), self.work.clone());
+                let Some((version, value)) = self.copyable.get(&(step.workload, *from)).cloned() else { return };
+                if source == key || !work.place(&bucket, &key, value) {
+                    return;
+                }
+                let copying = copy(client, &work.values, &bucket, (&source, &version), &key, value);
+                let action = Action::CopyVersion { from: source.clone(), version: version.clone(), value };
+                let reply = self.record(step, *to, action.clone(), copying).await;
+                self.learn(step, *to, &action, reply.outcome);
             }
             VersionAction::SetTags { at, pick, none } => {
                 let (version, (_, key)) = (pick.map(|pick| self.pick(step, *at, pick)), names(step, *at));
@@ -67,7 +80,8 @@ impl Worker {
             PlannedAction::PutIfAbsent { at, bytes } => (*at, Action::PutIfAbsent(step.value(*bytes))),
             PlannedAction::PutIfMatches { at, bytes } => {
                 let value = step.value(*bytes);
-                let known = self.known.get(&(step.workload, *at)).map(|(expected, _)| *expected);
+                // What an upload made has another ETag than its bytes have.
+                let known = self.known.get(&(step.workload, *at)).map(|(expected, _)| *expected).filter(|expected| !expected.is_composed());
                 (*at, known.map_or(Action::Put(value), |expected| Action::PutIfMatches { value, expected }))
             }
             PlannedAction::Delete(at) => (*at, Action::Delete),
@@ -76,6 +90,9 @@ impl Worker {
             other => unreachable!("{other:?} tells no version"),
         };
         let (bucket, key) = names(step, at);
+        if let Action::Put(value) | Action::PutIfAbsent(value) | Action::PutIfMatches { value, .. } = &action {
+            work.place(&bucket, &key, *value);
+        }
         let carried_out = async {
             match &action {
                 Action::Get => get(client, &work.values, &bucket, &key, None).await,
@@ -97,7 +114,8 @@ impl Worker {
     fn learn(&mut self, step: &Step, at: Place, action: &Action, outcome: Outcome) {
         let place = (step.workload, at);
         let value = match (action, &outcome) {
-            (Action::Put(value) | Action::PutIfAbsent(value) | Action::PutIfMatches { value, .. }, Outcome::Made(_)) => Some(*value),
+            (Action::Put(value) | Action::PutIfAbsent(value) | Action::PutIfMatches { value, .. }, Outcome::Made(_))
+            | (Action::CopyVersion { value, .. }, Outcome::Made(_)) => Some(*value),
             (_, Outcome::Found { seen: Seen::Value(value), .. }) => Some(*value),
             _ => None,
         };
@@ -106,6 +124,9 @@ impl Worker {
             None => drop(self.known.remove(&place)),
         }
         let (Outcome::Made(Some(id)) | Outcome::Found { version: Some(id), .. }) = outcome else { return };
+        if let Some(value) = value.filter(|_| id != NULL) {
+            self.copyable.insert(place, (id.clone(), value));
+        }
         let known = self.versions.entry(place).or_default();
         known.retain(|other| *other != id);
         known.push(id);
@@ -142,6 +163,29 @@ pub(super) async fn get(client: &Client, values: &Values, bucket: &str, key: &st
         },
     };
     Reply { outcome, revision }
+}
+
+/// CopyObject of a version of `value` of another key.
+async fn copy(client: &Client, values: &Values, bucket: &str, (from, id): (&str, &str), key: &str, value: Value) -> Reply {
+    let source = format!("{}?versionId={id}", objects::copy_source(bucket, from));
+    let request = Request::object("PUT", bucket, key).header("x-amz-copy-source", source).header("x-amz-tagging-directive", "REPLACE");
+    let answer = ask(client, &tags::dress(request, value)).await;
+    if let Err(error) = &answer.result
+        && let outcome @ Outcome::Found { .. } = missing(error)
+    {
+        return Reply { outcome, revision: answer.revision };
+    }
+    answer.told(|headers, body| {
+        let root = match objects::whole_document(body) {
+            Ok(root) => root,
+            Err(outcome) => return outcome,
+        };
+        let etag = root.text_of("ETag");
+        match values.named(etag) {
+            Some(Some(copied)) if copied == value => Outcome::Made(version(headers)),
+            _ => wrong(format!("a copy of version {id} of {from} has ETag {etag}, which is not of {value:?}")),
+        }
+    })
 }
 
 /// What a refused read says: no such key or version, or a marker.
@@ -249,7 +293,6 @@ fn page(root: &Element, values: &Values) -> Result<(VersionPage, Option<(String,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Value;
 
     #[test]
     fn a_page_of_versions_keeps_the_order_of_its_document() {

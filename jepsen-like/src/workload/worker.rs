@@ -1,7 +1,7 @@
 //! [`Work`]: the clients of a run carry out its steps, each client its own in order, all clients at once.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use runtime::time::{self, Instant};
@@ -30,6 +30,8 @@ pub struct Work {
     pub(super) recorder: Arc<Recorder>,
     pub(super) values: Values,
     uploads: Uploads,
+    /// Where a value was ever put, or may have been: bucket and key.
+    placed: Mutex<BTreeSet<(String, String, Value)>>,
 }
 
 impl Work {
@@ -37,7 +39,7 @@ impl Work {
     pub fn new(clients: &[Client], recorder: Arc<Recorder>) -> Arc<Work> {
         assert!(!clients.is_empty(), "a workload needs an endpoint");
         let clients = clients.iter().map(|client| client.with_timeout(TIMEOUT)).collect();
-        Arc::new(Work { clients, recorder, values: Values::default(), uploads: Uploads::default() })
+        Arc::new(Work { clients, recorder, values: Values::default(), uploads: Uploads::default(), placed: Mutex::default() })
     }
 
     /// Carry `steps` out, which are in the order of their times; `untils` says for each workload after which time, from
@@ -52,13 +54,24 @@ impl Work {
             .into_iter()
             .map(|((workload, _), steps)| {
                 let until = start + untils.get(workload as usize).copied().unwrap_or(Duration::MAX / 4);
-                let worker = Worker { work: self.clone(), known: BTreeMap::new(), versions: BTreeMap::new(), shunned: BTreeMap::new() };
+                let worker = Worker {
+                    work: self.clone(),
+                    known: BTreeMap::new(),
+                    versions: BTreeMap::new(),
+                    copyable: BTreeMap::new(),
+                    shunned: BTreeMap::new(),
+                };
                 runtime::task::spawn(worker.work(steps, start, until))
             })
             .collect();
         for worker in workers {
             worker.await;
         }
+    }
+
+    /// Note that a value is about to be put to a key. False if that is not the first time.
+    pub(super) fn place(&self, bucket: &str, key: &str, value: Value) -> bool {
+        self.placed.lock().expect("nothing panics under it").insert((bucket.to_owned(), key.to_owned(), value))
     }
 
     /// The gateway that attempt number `number` asks.
@@ -74,6 +87,8 @@ pub(super) struct Worker {
     pub(super) known: BTreeMap<(u32, Place), (Value, String)>,
     /// Version ids that it was told of a key, the latest last.
     pub(super) versions: BTreeMap<(u32, Place), Vec<String>>,
+    /// The version that it last knew to be an object, with its value.
+    pub(super) copyable: BTreeMap<(u32, Place), (String, Value)>,
     /// Gateways that accepted no connection, and until when they are left alone.
     shunned: BTreeMap<usize, Instant>,
 }
@@ -349,6 +364,7 @@ impl Worker {
 
     async fn complete(&mut self, step: &Step, client: &Client, upload: &Upload, parts: Vec<Part>) {
         let work = self.work.clone();
+        work.place(&upload.bucket, &upload.key, Value::composed(parts.iter().map(|part| part.value)));
         let completing = uploads::complete(client, &work.values, upload, &parts);
         let reply = self.record_in(step, &upload.bucket, &upload.key, uploads::completing(upload, &parts), completing).await;
         work.uploads.completed(upload, &parts, &reply.outcome);

@@ -27,7 +27,9 @@ fn promise(operation: &Operation) -> Option<Promise<'_>> {
         (Action::Put(value) | Action::PutIfAbsent(value) | Action::PutIfMatches { value, .. }, Outcome::Done | Outcome::Made(_)) => {
             Some(Promise::Value(value))
         }
-        (Action::Copy(_), Outcome::Copied(_)) | (Action::Complete { .. }, Outcome::Done) => Some(Promise::Version),
+        (Action::CopyVersion { value, .. }, Outcome::Made(_)) if !value.is_composed() => Some(Promise::Value(value)),
+        (Action::Copy(_), Outcome::Copied(_))
+        | (Action::Complete { .. } | Action::CopyVersion { .. }, Outcome::Done | Outcome::Made(_)) => Some(Promise::Version),
         (Action::Delete | Action::DeleteVersion(_), Outcome::Done | Outcome::Made(_)) => Some(Promise::Deleted),
         _ => None,
     }
@@ -190,7 +192,7 @@ fn name(action: &Action) -> &'static str {
     match action {
         Action::Put(_) | Action::PutIfAbsent(_) | Action::PutIfMatches { .. } => "a PUT",
         Action::Delete | Action::DeleteVersion(_) => "a DELETE",
-        Action::Copy(_) => "a copy",
+        Action::Copy(_) | Action::CopyVersion { .. } => "a copy",
         Action::Complete { .. } => "an upload",
         _ => "an operation",
     }

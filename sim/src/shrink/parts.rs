@@ -118,6 +118,7 @@ fn keys(plan: &Plan) -> (BTreeMap<Key, usize>, Vec<Option<Key>>) {
             PlannedAction::Version(
                 VersionAction::Get(at, _)
                 | VersionAction::Delete(at, _)
+                | VersionAction::Copy { to: at, .. }
                 | VersionAction::SetTags { at, .. }
                 | VersionAction::GetTags(at, _),
             ) => *at,

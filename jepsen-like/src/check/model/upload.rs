@@ -34,7 +34,7 @@ pub fn uploads(history: &History) -> Vec<Violation> {
         // What tells nothing: refusals of other kinds, and that the bucket is gone.
         let tells = |operation: &&Operation| {
             let reads = matches!(operation.action, Action::ListParts { .. } | Action::ListUploads);
-            matches!(operation.outcome, Outcome::Done | Outcome::Begun(_) | Outcome::Parts(_) | Outcome::Uploads(_))
+            matches!(operation.outcome, Outcome::Done | Outcome::Made(_) | Outcome::Begun(_) | Outcome::Parts(_) | Outcome::Uploads(_))
                 || (matches!(operation.outcome, Outcome::Unknown(_)) && !reads)
                 || matches!(operation.outcome, Outcome::Refused(refusal) if refusal != Refusal::NoSuchBucket)
         };
