@@ -97,8 +97,12 @@ pub fn mount(cluster: ClusterId, node: NodeId, drives: Vec<Slot>) -> (Vec<Mounte
 
 fn mount_one(disk: &Arc<dyn Disk>, cluster: ClusterId, id: DriveId) -> Result<(Identity, bool), drive::Error> {
     let identity = drive::mount(disk, cluster, id)?;
-    let marked = disk.list("")?.iter().any(|entry| entry.name == REPLICAS_CREATED);
-    Ok((identity, !marked))
+    Ok((identity, !has_had_replicas(disk)?))
+}
+
+/// Whether the drive's first replicas exist, or did.
+pub fn has_had_replicas(disk: &Arc<dyn Disk>) -> runtime::disk::Result<bool> {
+    Ok(disk.list("")?.iter().any(|entry| entry.name == REPLICAS_CREATED))
 }
 
 /// Note durably that the drive's first replicas exist: from now on a missing one is a loss, never created again,

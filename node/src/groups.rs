@@ -4,7 +4,7 @@ use consensus::inspect::{Checkpoint, LogView, ReplicaLog, decode_change, read_ch
 use consensus::{Members, ReplicaPlace};
 use protocol::{DriveId, GroupId, ReplicaId};
 use runtime::disk::Disk;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -76,13 +76,13 @@ impl Survey {
 
     /// Whether somebody who is here has all that the replica ever acknowledged.
     fn is_here(&self, place: &ReplicaPlace) -> bool {
-        let whole = |one: &Remains| one.out.is_none() && one.whole_to() == Some(one.last.0);
+        let whole = |one: &Remains| one.out.is_none() && one.whole_to().is_some_and(|whole| whole >= one.last.0.max(one.commit));
         self.remains.iter().any(|one| one.replica == place.replica && whole(one))
     }
 
-    /// Voters of which no drive that is here has anything whole.
+    /// Voters of which no drive that is here has anything whole, in any configuration that may have been in force.
     pub fn absent(&self) -> Vec<ReplicaPlace> {
-        let all = self.members().into_iter().flat_map(|members| members.voters.iter().chain(&members.outgoing));
+        let all = self.possible().into_iter().flat_map(|members| members.voters.iter().chain(&members.outgoing));
         let mut absent: Vec<ReplicaPlace> = all.filter(|place| !self.is_here(place)).copied().collect();
         absent.sort_by_key(|place| place.replica);
         absent.dedup();
@@ -101,9 +101,43 @@ impl Survey {
     /// Entries that some replica has, or knows to be committed, and the best survivor does not: acknowledged commands may be
     /// among them. What only drives that are not here have nobody can say.
     pub fn in_doubt(&self) -> Option<(u64, u64)> {
+        self.in_doubt_beyond(self.best().and_then(Remains::whole_to).unwrap_or(0))
+    }
+
+    /// The same of a survivor that is whole to `whole`.
+    pub(crate) fn in_doubt_beyond(&self, whole: u64) -> Option<(u64, u64)> {
         let known = self.remains.iter().map(|one| one.commit.max(one.last.0)).max()?;
-        let whole = self.best().and_then(Remains::whole_to).unwrap_or(0);
         (known > whole).then_some((whole + 1, known))
+    }
+
+    /// Whether `have` is so of most voters of a configuration that may have been in force.
+    fn most(&self, have: impl Fn(&ReplicaPlace) -> bool) -> bool {
+        let quorum = |voters: &[ReplicaPlace]| voters.iter().filter(|voter| have(voter)).count() > voters.len() / 2;
+        let alone = |members: &&Members| quorum(&members.voters) && (members.outgoing.is_empty() || quorum(&members.outgoing));
+        self.possible().iter().any(alone)
+    }
+
+    /// Whether most voters, without those that are `lost`, are here and whole: then they go on by themselves.
+    pub(crate) fn has_quorum(&self, lost: &BTreeSet<ReplicaId>) -> bool {
+        self.most(|voter| !lost.contains(&voter.replica) && self.is_here(voter))
+    }
+
+    /// Whether most voters, without those that are `lost`, are here with their votes, though damaged: each may have what others lost.
+    pub(crate) fn may_heal(&self, lost: &BTreeSet<ReplicaId>) -> bool {
+        let found = |voter: &ReplicaPlace| self.remains.iter().any(|one| one.replica == voter.replica && one.out.is_none());
+        self.most(|voter| !lost.contains(&voter.replica) && found(voter))
+    }
+
+    /// Where the replica is, by any configuration.
+    pub(crate) fn place(&self, replica: ReplicaId) -> Option<ReplicaPlace> {
+        let all = self.remains.iter().flat_map(|one| one.configurations.iter().rev());
+        all.filter_map(|(_, members)| members.place(replica).copied()).next()
+    }
+
+    /// Of the copies of a replica the one from which most is left.
+    pub(crate) fn find(&self, replica: ReplicaId) -> Option<&Remains> {
+        let rank = |one: &&Remains| one.whole_to().map(|whole| (one.whole_term, whole));
+        self.remains.iter().filter(|one| one.replica == replica && rank(one).is_some()).max_by_key(rank)
     }
 }
 
@@ -215,12 +249,12 @@ fn configurations(state: &Checkpoint, log: &ReplicaLog) -> Vec<(u64, Members)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use consensus::GroupSpec;
     use protocol::NodeId;
 
-    fn remains(replica: u64, last: (u64, u64), commit: u64, missing: &[u64], state: Option<u64>) -> Remains {
+    pub fn remains(replica: u64, last: (u64, u64), commit: u64, missing: &[u64], state: Option<u64>) -> Remains {
         Remains {
             replica: ReplicaId(replica),
             drive: DriveId(replica),
@@ -238,7 +272,7 @@ mod tests {
         }
     }
 
-    fn members(voters: u64) -> Members {
+    pub fn members(voters: u64) -> Members {
         let place = |id| ReplicaPlace { replica: ReplicaId(id), node: NodeId(id), drive: DriveId(id) };
         Members::founding(&GroupSpec { group: GroupId(2), voters: (1..=voters).map(place).collect() })
     }

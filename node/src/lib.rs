@@ -6,6 +6,7 @@ pub mod groups;
 pub mod inspect;
 pub mod node;
 pub mod operator;
+pub mod recover;
 pub mod settings;
 pub mod status;
 

@@ -6,10 +6,12 @@ mod up;
 
 use clap::{Parser, Subcommand};
 use node::operator::Operator;
-use node::{drives, settings};
-use protocol::{DriveId, NodeId};
+use node::{drives, recover, settings};
+use protocol::{DriveId, GroupId, NodeId, ReplicaId};
+use runtime::disk::Disk;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use up::Up;
 
@@ -93,6 +95,28 @@ enum Group {
         #[arg(required = true, value_name = "DIR")]
         drives: Vec<PathBuf>,
     },
+    /// Found a group anew from one replica, when most of its voters are lost FOR GOOD. Prints what is lost; changes nothing without --apply
+    ///
+    /// The last resort: commands that only the lost voters had are gone, also acknowledged ones. The nodes of the drives that are given
+    /// must not run. Bring as many drives together as can be read; the group goes on from the newest replica among them, on its drive.
+    /// Then start that node: the root group brings the other voters. For each group that has no quorum, the root group (0) first
+    Recover {
+        /// The group's number, as `group inspect` prints it
+        #[arg(long, value_name = "NUMBER")]
+        group: u64,
+        /// The voters that will never come back with what they held, as `group inspect` prints them. With --from also some that are here, to give up what they hold
+        #[arg(long, value_name = "REPLICA", value_delimiter = ',')]
+        lost: Vec<u64>,
+        /// The replica to go on from, instead of the best one
+        #[arg(long, value_name = "REPLICA")]
+        from: Option<u64>,
+        /// Do it
+        #[arg(long)]
+        apply: bool,
+        /// Folders of drives
+        #[arg(required = true, value_name = "DIR")]
+        drives: Vec<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -109,6 +133,10 @@ fn main() -> ExitCode {
             Command::Up(up) => run_up(up).await,
             Command::Bootstrap { config } => bootstrap(&config).await,
             Command::Group { command: Group::Inspect { drives } } => inspect_groups(&drives),
+            Command::Group { command: Group::Recover { group, lost, from, apply, drives } } => {
+                let lost = lost.into_iter().map(ReplicaId).collect();
+                recover_group(GroupId(group), &recover::Wish { from: from.map(ReplicaId), lost }, apply, &drives)
+            }
             Command::Group { command: Group::Status { config } } => group_status(&config).await,
             Command::Group { command: Group::Replace { config, drive, wait } } => {
                 replace_drive(&config, DriveId(drive), Duration::from_secs(wait)).await
@@ -154,7 +182,10 @@ async fn bootstrap(config: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn inspect_groups(paths: &[PathBuf]) -> Result<(), String> {
+type Drives = Vec<(DriveId, Arc<dyn Disk>)>;
+
+/// The drives in these folders, which nobody else uses from now on.
+fn drives_at(paths: &[PathBuf]) -> Result<Drives, String> {
     let mut drives = Vec::new();
     for path in paths {
         let told = |reason: String| format!("{}: {reason}", path.display());
@@ -163,14 +194,48 @@ fn inspect_groups(paths: &[PathBuf]) -> Result<(), String> {
         }
         let disk = runtime::disk::open_folder(path).map_err(|error| told(error.to_string()))?;
         match drive::inspect(&disk).map_err(|error| told(error.to_string()))? {
+            drive::Found::Formatted(identity) if drives.iter().any(|(drive, _)| *drive == identity.drive) => {
+                return Err(told(format!(
+                    "it is drive {}, as another folder that is named: one of them is a copy, give the newer one",
+                    identity.drive
+                )));
+            }
             drive::Found::Formatted(identity) => drives.push((identity.drive, disk)),
             _ => return Err(told("it is no drive of a cluster".to_owned())),
         }
     }
-    let (surveys, unreadable) = node::groups::survey(&drives);
+    Ok(drives)
+}
+
+fn inspect_groups(paths: &[PathBuf]) -> Result<(), String> {
+    let (surveys, unreadable) = node::groups::survey(&drives_at(paths)?);
     surveys.iter().for_each(|survey| print!("{survey}"));
     unreadable.iter().for_each(|reason| println!("{reason}"));
     println!("drives that are not named here may hold newer replicas: bring all together that can be read before you decide");
+    Ok(())
+}
+
+fn recover_group(group: GroupId, wish: &recover::Wish, apply: bool, paths: &[PathBuf]) -> Result<(), String> {
+    let drives = drives_at(paths)?;
+    let (surveys, unreadable) = node::groups::survey(&drives);
+    unreadable.iter().for_each(|reason| println!("{reason}"));
+    let survey = surveys.into_iter().find(|survey| survey.group == group).ok_or_else(|| recover::Refusal::Nothing.to_string())?;
+    print!("{survey}");
+    let plan =
+        recover::plan(&survey, wish, runtime::time::wall_ms() / 1000, runtime::entropy::u64()).map_err(|refusal| refusal.to_string())?;
+    print!("{plan}");
+    if !apply {
+        println!("nothing was changed; the same with --apply does it");
+        return Ok(());
+    }
+    let done = recover::carry_out(&plan, &drives, &settings::ConsensusSettings::default())?;
+    let to = plan.refounding.whole_to;
+    let new = done.members.voters.first().map_or(ReplicaId(0), |voter| voter.replica);
+    println!(
+        "group {group} goes on as replica {new} on {}, with all entries to {to}: start its node; the root group brings other voters",
+        plan.label
+    );
+    println!("see `keepstone group status`; say of each drive that is gone: keepstone group replace --drive NUMBER");
     Ok(())
 }
 

@@ -306,7 +306,8 @@ fn pulse(
             }
         }
         let to_be_replaced = host.to_be_replaced(placement::TO_BE_REPLACED_MAX);
-        Heartbeat { node, incarnation, drives, clock_ms: time::wall_ms(), to_be_replaced }
+        let refounded = host.refounded(placement::REFOUNDED_MAX);
+        Heartbeat { node, incarnation, drives, clock_ms: time::wall_ms(), to_be_replaced, refounded }
     }
 }
 

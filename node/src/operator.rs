@@ -9,7 +9,7 @@ use crate::settings::Bootstrap;
 use consensus::client::GroupView;
 use consensus::{Members, ReplicaPlace};
 use gateway::secret_keys::SecretKeys;
-use placement::{Error, Group};
+use placement::{Error, Group, Replacing};
 use protocol::{ClusterMap, DriveId, NodeId, ROOT, ReplicaId};
 use runtime::rpc::{self, Rpc, Secret};
 use runtime::time::Instant;
@@ -131,7 +131,7 @@ impl fmt::Display for ClusterStatus {
                 if self.lost.contains(&voter.drive) {
                     write!(f, ": DRIVE LOST")?;
                 }
-                match row.replacing.filter(|replacing| replacing.leaves == voter.replica) {
+                match row.replacing.filter(|replacing| replacing.leaves == Some(voter.replica)) {
                     Some(replacing) => {
                         let enters = replacing.enters;
                         let how_far = view.as_ref().map_or("", |view| how_far(&view.members, enters.replica));
@@ -139,6 +139,27 @@ impl fmt::Display for ClusterStatus {
                     }
                     None => writeln!(f)?,
                 }
+            }
+            if row.doubtful {
+                writeln!(f, "  as it was once: the root group was recovered, and has not heard yet who belongs to it now")?;
+            }
+            if row.is_short() {
+                write!(f, "  TOO FEW: {} of {} voters", row.voters.len(), row.wanted)?;
+                match row.replacing.filter(|replacing| replacing.leaves.is_none()) {
+                    Some(Replacing { enters, .. }) => {
+                        let how_far = view.as_ref().map_or("", |view| how_far(&view.members, enters.replica));
+                        writeln!(f, "; replica {} on {} enters{how_far}", enters.replica, self.place(&enters))?;
+                    }
+                    None => writeln!(f)?,
+                }
+            }
+            for former in &row.former {
+                writeln!(
+                    f,
+                    "  former replica {} on {}: it was lost when the group was recovered, and has not been heard of since",
+                    former.replica,
+                    self.place(former)
+                )?;
             }
         }
         for drive in &self.lost {
@@ -166,7 +187,6 @@ fn how_far(members: &Members, enters: ReplicaId) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use placement::Replacing;
     use protocol::{ClusterId, Drive, DriveState, GroupId, Node};
 
     #[test]
@@ -180,8 +200,18 @@ mod tests {
         };
         let map = ClusterMap { cluster: ClusterId(1), version: 1, nodes: (1..=4).map(node).collect() };
         let place = |id: u64| ReplicaPlace { replica: ReplicaId(id), node: NodeId(id), drive: DriveId(id) };
-        let replacing = Some(Replacing { attempt: 1, leaves: ReplicaId(2), enters: place(4) });
-        let row = Group { group: GroupId(3), voters: (1..=3).map(place).collect(), last: ReplicaId(4), replacing, ended: 0 };
+        let replacing = Some(Replacing { attempt: 1, leaves: Some(ReplicaId(2)), enters: place(4) });
+        let row = Group {
+            group: GroupId(3),
+            voters: (1..=3).map(place).collect(),
+            last: ReplicaId(4),
+            replacing,
+            ended: 0,
+            wanted: 3,
+            era: 0,
+            doubtful: false,
+            former: Vec::new(),
+        };
         let members = Members { learners: vec![place(4)], ..presumed(&row) };
         let view = Some(GroupView { members, leader: Some(ReplicaId(1)) });
         let lost = BTreeSet::from([DriveId(2)]);

@@ -31,6 +31,10 @@ impl StateMachine for Next {
         self.0.apply(rows, command)
     }
 
+    fn refounded(&self, rows: &mut RowsMut<'_>) {
+        self.0.refounded(rows);
+    }
+
     fn query(&self, rows: &Rows<'_>, query: &[u8]) -> Vec<u8> {
         self.0.query(rows, query)
     }

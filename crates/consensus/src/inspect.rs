@@ -46,7 +46,9 @@ pub struct Checkpoint {
 /// The checkpoint of a replica, if the drive holds that replica. Works on a copy in memory: opening a state may mend it.
 pub fn read_checkpoint(disk: &dyn Disk, drive: DriveId, group: GroupId, replica: ReplicaId) -> Result<Option<Checkpoint>, String> {
     let key = Key { group, replica };
-    let manifest = match Manifest::read(disk, drive, key) {
+    // Whoever has a standing in the log, and asks, may be about to get its manifest.
+    let found = Manifest::read(disk, drive, key);
+    let manifest = match found.and_then(|found| found.map_or_else(|| Manifest::read_prepared(disk, drive, key), |found| Ok(Some(found)))) {
         Ok(Some(manifest)) => manifest,
         Ok(None) => return Ok(None),
         Err(error @ (host::Error::Disk(_) | host::Error::Damaged { .. } | host::Error::Create { .. })) => return Err(error.to_string()),

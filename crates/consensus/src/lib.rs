@@ -4,6 +4,7 @@ pub mod client;
 pub mod host;
 pub mod inspect;
 pub mod members;
+pub mod refounding;
 pub mod rows;
 
 mod backend;
@@ -12,6 +13,7 @@ mod driver;
 mod log;
 mod manifest;
 mod methods;
+mod opening;
 mod refetch;
 mod replica;
 mod session;
@@ -42,6 +44,11 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Apply a committed command and return the reply for its proposer. Every command gets a reply, also one
     /// that does not decode.
     fn apply(&self, rows: &mut RowsMut<'_>, command: &[u8]) -> Vec<u8>;
+
+    /// The group is founded anew from one replica that was left of it ([`refounding`]): others may have applied commands that these
+    /// rows know nothing of, and told their outcomes. Numbers that must never be given out a second time have to be taken beyond any
+    /// that could have been. Called once, in the transaction that founds the group anew; a function of the rows alone.
+    fn refounded(&self, rows: &mut RowsMut<'_>);
 
     /// Answer a query on a snapshot of the rows that is at least as new as the query's arrival.
     fn query(&self, rows: &Rows<'_>, query: &[u8]) -> Vec<u8>;

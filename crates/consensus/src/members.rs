@@ -1,12 +1,12 @@
 //! Who belongs to a group, and how that changes. Pure: every replica computes the same from the same entries.
 //!
 //! Always holds: a replica id that left, or was refused for good, never belongs again; a learner is in no quorum; voters
-//! are exchanged only through a joint configuration, in which both the voters before and those after have to agree;
+//! are exchanged, and new ones enter, only through a joint configuration, in which both the voters before and those after have to agree;
 //! a joint configuration is left by an entry of its own, never by itself; and who left it can be asked for its vote until
 //! the voters after have committed an entry alone, for until then some of them may not know that it was left.
 
 use crate::host::{GroupSpec, ReplicaPlace};
-use protocol::{GroupId, ReplicaId, wire};
+use protocol::{DriveId, GroupId, NodeId, ReplicaId, wire};
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 pub const MEMBERS_MAX: usize = 32;
 /// How far beyond the last replica id a new one may be: whatever lies between can never belong.
 pub const ID_STEP_MAX: u64 = 1 << 20;
+/// A group that is founded anew goes on at a multiple of it as its version: no configuration of before is newer.
+pub const ERA: u64 = 1 << 32;
 
 /// The configuration of a group: what its replicas hold beside the applied index, in one transaction with it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -52,6 +54,8 @@ pub enum Change {
     RemoveLearner(ReplicaId),
     /// Commands from here on are applied at this version. A replica whose program does not know it stops until it does.
     Raise(u32),
+    /// Into a joint configuration: a learner becomes a voter beside the others.
+    Enter(ReplicaId),
 }
 
 /// Why a configuration stays as it is although something else was asked for.
@@ -89,6 +93,24 @@ impl Members {
             last,
             machine: 1,
         }
+    }
+
+    /// Which founding the configuration is of: 0 for the first, and later ones are greater.
+    pub fn era(&self) -> u64 {
+        self.version / ERA
+    }
+
+    /// The configuration with which the group is founded anew on a drive: one voter, under a new id. Its version is beyond every one
+    /// of before, and so are its ids, whoever gave out more of them than is known here. Of two foundings that know nothing of each other
+    /// the one that was decided later (`at_s`, seconds since 1970) is newer, and their ids differ by `random`. `None` if the numbers
+    /// come to an end.
+    pub fn refounded(&self, node: NodeId, drive: DriveId, at_s: u64, random: u64) -> Option<Members> {
+        let step = ID_STEP_MAX + 1 + random % ID_STEP_MAX;
+        let last = ReplicaId(self.last.0.checked_add(step)?);
+        let version = (self.era() + 1).max(at_s).checked_mul(ERA)?;
+        let voters = vec![ReplicaPlace { replica: last, node, drive }];
+        let (outgoing, learners, parting) = (Vec::new(), Vec::new(), Vec::new());
+        Some(Members { group: self.group, version, voters, outgoing, learners, parting, last, machine: self.machine })
     }
 
     /// Everybody who belongs, or is parting, each once.
@@ -178,6 +200,7 @@ impl Members {
             Change::Release => !std::mem::take(&mut self.parting).is_empty(),
             Change::RemoveLearner(replica) => self.remove_learner(replica)?,
             Change::Raise(version) => self.raise(version),
+            Change::Enter(replica) => self.enter(replica)?,
         };
         self.version += u64::from(changed);
         Ok(changed)
@@ -215,6 +238,19 @@ impl Members {
         let voter = self.voters.iter().position(|voter| voter.replica == leaves).ok_or(Refused::NotVoter(leaves))?;
         self.outgoing = self.voters.clone();
         self.voters[voter] = self.learners.remove(learner);
+        Ok(true)
+    }
+
+    fn enter(&mut self, replica: ReplicaId) -> Result<bool, Refused> {
+        if self.is_voter(replica) {
+            return Ok(false);
+        }
+        if !self.is_settled() {
+            return Err(Refused::Joint);
+        }
+        let learner = self.learners.iter().position(|learner| learner.replica == replica).ok_or(Refused::NotLearner(replica))?;
+        self.outgoing = self.voters.clone();
+        self.voters.push(self.learners.remove(learner));
         Ok(true)
     }
 
@@ -287,6 +323,10 @@ impl Change {
             Change::Exchange { enters, leaves } => {
                 change.set_transition(ConfChangeTransition::Explicit);
                 change.set_changes(vec![single(ConfChangeType::AddNode, enters), single(ConfChangeType::RemoveNode, leaves)].into());
+            }
+            Change::Enter(replica) => {
+                change.set_transition(ConfChangeTransition::Explicit);
+                change.set_changes(vec![single(ConfChangeType::AddNode, replica)].into());
             }
             Change::Leave => {}
             Change::Release | Change::Raise(_) => return None,

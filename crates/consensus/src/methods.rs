@@ -86,11 +86,13 @@ async fn serve(shared: Arc<Switchboard>, request: Request) -> Reply {
             ask_drive(&shared, drive, request.deadline, |waiter| Input::Create { key, waiter }).await
         }
         wire::REMOVE => {
-            let Ok(Remove { group, replica, members }) = decode(&request.meta) else { return malformed() };
+            let Ok(Remove { group, replica, drive, members }) = decode(&request.meta) else { return malformed() };
             let key = Key { group, replica };
             match shared.drive_of(key) {
                 Some(drive) => ask_drive(&shared, drive, request.deadline, |waiter| Input::Remove { key, members, waiter }).await,
-                None => answer(Answer::Reply, Bytes::new()),
+                None if shared.has(drive) => answer(Answer::Reply, Bytes::new()),
+                // Whatever is on a drive that is not open comes back with it.
+                None => answer(Answer::NoReplica, Bytes::new()),
             }
         }
         wire::SNAPSHOT_PAGE => match decode::<PageRequest>(&request.meta) {

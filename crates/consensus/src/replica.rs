@@ -368,7 +368,7 @@ impl Replica {
                 return;
             }
         }
-        if let Change::Exchange { enters, .. } = change
+        if let Change::Exchange { enters, .. } | Change::Enter(enters) = change
             && !self.may_enter(enters, &then)
         {
             return answer(Answer::Behind, waiter);
@@ -381,7 +381,7 @@ impl Replica {
         if !self.raw.raft.append_entry(&mut [entry]) {
             return answer(Answer::Busy, waiter);
         }
-        if matches!(change, Change::Exchange { .. }) {
+        if matches!(change, Change::Exchange { .. } | Change::Enter(_)) {
             self.entered = Some(self.raw.raft.term);
         }
         self.raw.raft.pending_conf_index = index;

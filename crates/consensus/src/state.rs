@@ -13,7 +13,7 @@ pub(crate) use error::{Error, catching};
 
 use crate::StateMachine;
 use crate::backend::Backend;
-use crate::log::{Key, kind_of};
+use crate::log::{Key, Start, kind_of};
 use crate::members::{Change, Members, Refused};
 use crate::rows::{ROWS, Rows, RowsMut, SESSIONS, StateHash, decode_value, encode_value};
 use crate::session;
@@ -198,6 +198,24 @@ impl State {
         Ok(Applied { meta, answers, changes, bytes })
     }
 
+    /// The group is founded anew from this state: it has `members` from now on, as of an entry at `at` that no log holds. Durable when
+    /// it returns.
+    pub(crate) fn refound(&self, machine: &dyn StateMachine, members: Members, at: Start) -> Result<Meta, Error> {
+        let mut hash = StateHash(self.meta().state_hash);
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::None)?;
+        {
+            let mut rows = RowsMut::of_table(transaction.open_table(ROWS)?, &mut hash, members.machine);
+            machine.refounded(&mut rows);
+            rows.hash().write(StateHash::TAG_MEMBERS, b"members", Some(&encode(&members)));
+        }
+        let meta = Meta { key: self.meta().key, applied: at.index, term: at.term, members, state_hash: hash.0, marks: Vec::new() };
+        write_meta(&transaction, &meta)?;
+        transaction.commit()?;
+        *self.meta.lock().expect("no holder panics") = meta;
+        self.checkpoint()
+    }
+
     /// Make the state durable as it is; says what it holds.
     pub(crate) fn checkpoint(&self) -> Result<Meta, Error> {
         let meta = self.meta();
@@ -247,6 +265,22 @@ impl State {
             transaction.commit()?;
             Ok(())
         })
+    }
+
+    /// Add all rows of another state, without syncing.
+    pub(crate) fn copy(&self, of: &Frozen, page_bytes: usize) -> Result<(), Error> {
+        for table in [0, 1] {
+            let mut after: Option<Bytes> = None;
+            loop {
+                let (rows, last) = of.page(table, after.as_deref(), page_bytes)?;
+                self.fill(table, &rows)?;
+                after = rows.into_iter().next_back().map(|(key, _)| key).or(after);
+                if last {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// All rows of a snapshot are in: prove it against the sender's count and hash, and make everything durable.
@@ -376,6 +410,8 @@ mod tests {
             rows.put(command, &version.to_le_bytes());
             vec![version as u8]
         }
+
+        fn refounded(&self, _: &mut RowsMut<'_>) {}
 
         fn query(&self, _: &Rows<'_>, _: &[u8]) -> Vec<u8> {
             Vec::new()

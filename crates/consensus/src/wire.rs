@@ -231,6 +231,8 @@ pub(crate) struct Create {
 pub(crate) struct Remove {
     pub group: GroupId,
     pub replica: ReplicaId,
+    /// Where its group has it.
+    pub drive: DriveId,
     pub members: Members,
 }
 

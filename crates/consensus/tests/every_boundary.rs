@@ -8,6 +8,8 @@
 
 #[cfg(madsim)]
 mod machine;
+#[cfg(madsim)]
+mod world;
 
 fn main() {
     #[cfg(madsim)]
@@ -17,16 +19,15 @@ fn main() {
 #[cfg(madsim)]
 mod simulated {
     use super::machine::{Lists, append, numbers};
+    use super::world::{address, groups, rpc};
     use bytes::Bytes;
     use consensus::client::Session;
     use consensus::host::ReplicaStatus;
-    use consensus::{Bootstrap, Client, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
-    use protocol::{ClusterId, CommandId, DriveId, GroupId, NodeId, ReplicaId, WriterId};
-    use runtime::rpc::{Rpc, Secret};
+    use consensus::{Bootstrap, Client, Host, HostDrive, Settings};
+    use protocol::{CommandId, DriveId, GroupId, WriterId};
     use runtime::side::{self, Machine, SimDrive, stream_for};
     use runtime::time::{self, sleep};
     use std::collections::{BTreeMap, BTreeSet};
-    use std::net::{IpAddr, SocketAddr};
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
@@ -65,21 +66,6 @@ mod simulated {
         side::run(side::Settings::new(boundary + (draw << 32)), move || scenario(boundary, draw))
     }
 
-    fn address(node: u64) -> SocketAddr {
-        SocketAddr::new(IpAddr::from([10, 0, 0, node as u8]), 7000)
-    }
-
-    fn rpc(node: u64) -> Rpc {
-        let peers: BTreeMap<_, _> = (1..=NODES + 1).map(|node| (NodeId(node), address(node))).collect();
-        let secret = Secret(b"secret".as_slice().into());
-        Rpc::new(runtime::rpc::Settings { node: NodeId(node), cluster: ClusterId(5), secret, listen: address(node), peers })
-    }
-
-    fn groups() -> Vec<GroupSpec> {
-        let place = |node| ReplicaPlace { replica: ReplicaId(node), node: NodeId(node), drive: DriveId(node) };
-        vec![GroupSpec { group: GROUP, voters: (1..=NODES).map(place).collect() }]
-    }
-
     /// Everything small: a few commands fill a segment, and who misses some needs a snapshot.
     fn settings() -> Settings {
         Settings {
@@ -107,10 +93,10 @@ mod simulated {
 
     async fn node(number: u64, drive: SimDrive, world: Arc<World>) {
         world.status.lock().unwrap().remove(&number);
-        let rpc = rpc(number);
+        let rpc = rpc(number, NODES + 1);
         let bootstrap = if world.created.lock().unwrap().contains(&number) { Bootstrap::Again } else { Bootstrap::First };
         let drives = vec![HostDrive { drive: DriveId(number), disk: drive.mount(), bootstrap }];
-        let (host, failed) = Host::open_with(settings(), rpc.clone(), drives, groups(), |_| Arc::new(Lists)).await;
+        let (host, failed) = Host::open_with(settings(), rpc.clone(), drives, groups(1, NODES), |_| Arc::new(Lists)).await;
         if let Some((_, error)) = failed.first() {
             // The power went while it was opened; anything else is a bug, as nothing rots here.
             assert!(matches!(error, consensus::host::Error::Disk(_) | consensus::host::Error::Create { .. }), "{error}");
@@ -128,7 +114,7 @@ mod simulated {
 
     /// Append numbers in order, each until it is acknowledged, as far as they are wanted; then read all.
     async fn client(world: Arc<World>) {
-        let client = Client::new(rpc(NODES + 1), groups());
+        let client = Client::new(rpc(NODES + 1, NODES + 1), groups(1, NODES));
         loop {
             let next = world.acknowledged.load(Ordering::Relaxed) + 1;
             let deadline = time::now() + Duration::from_secs(30);

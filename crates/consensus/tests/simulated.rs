@@ -8,6 +8,8 @@
 
 #[cfg(madsim)]
 mod machine;
+#[cfg(madsim)]
+mod world;
 
 fn main() {
     #[cfg(madsim)]
@@ -17,16 +19,16 @@ fn main() {
 #[cfg(madsim)]
 mod simulated {
     use super::machine::{Lists, append, numbers};
+    use super::world::{self, address};
     use bytes::Bytes;
     use consensus::client::{Error, Session};
     use consensus::host::ReplicaStatus;
     use consensus::{Bootstrap, Client, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
-    use protocol::{ClusterId, CommandId, DriveId, GroupId, NodeId, ReplicaId, WriterId};
-    use runtime::rpc::{Rpc, Secret};
+    use protocol::{CommandId, DriveId, GroupId, NodeId, ReplicaId, WriterId};
+    use runtime::rpc::Rpc;
     use runtime::side::{self, Machine, SimDrive, stream_for};
     use runtime::time::{self, sleep};
     use std::collections::{BTreeMap, BTreeSet};
-    use std::net::{IpAddr, SocketAddr};
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
@@ -80,19 +82,12 @@ mod simulated {
         }
     }
 
-    fn address(node: u64) -> SocketAddr {
-        SocketAddr::new(IpAddr::from([10, 0, 0, node as u8]), 7000)
-    }
-
     fn rpc(node: u64) -> Rpc {
-        let peers: BTreeMap<_, _> = (1..=NODES + CLIENTS + 2).map(|node| (NodeId(node), address(node))).collect();
-        let secret = Secret(b"secret".as_slice().into());
-        Rpc::new(runtime::rpc::Settings { node: NodeId(node), cluster: ClusterId(5), secret, listen: address(node), peers })
+        world::rpc(node, NODES + CLIENTS + 2)
     }
 
     fn groups() -> Vec<GroupSpec> {
-        let place = |node| ReplicaPlace { replica: ReplicaId(node), node: NodeId(node), drive: DriveId(node) };
-        (1..=GROUPS).map(|group| GroupSpec { group: GroupId(group), voters: (1..=VOTERS).map(place).collect() }).collect()
+        world::groups(GROUPS, VOTERS)
     }
 
     /// Everything small, so that logs are cut and snapshots are needed within seconds.

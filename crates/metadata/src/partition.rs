@@ -9,7 +9,7 @@ use protocol::wire;
 use serde::Serialize;
 
 use crate::commands::{Command, Query, Reply};
-use crate::rows::Read;
+use crate::rows::{Read, skip_revisions};
 use crate::upload::Completion;
 use crate::{Deletion, Error, Upload, ages, blob, bucket, garbage, lifecycle, listing, object, tags, upload, versions};
 
@@ -90,6 +90,10 @@ impl StateMachine for Partition {
                 applied(rows, result)
             }
         }
+    }
+
+    fn refounded(&self, rows: &mut RowsMut<'_>) {
+        skip_revisions(rows).expect("the counters decode, as every command reads them");
     }
 
     fn query(&self, rows: &Rows<'_>, query: &[u8]) -> Vec<u8> {

@@ -236,6 +236,18 @@ pub(crate) fn write<T: Serialize>(rows: &mut RowsMut<'_>, key: &[u8], value: &T)
     rows.put(key, &wire::encode(value));
 }
 
+/// Revisions that are left out when the group is founded anew: more than replicas that were lost can have given. Version ids
+/// are made of them, caches and marks of ages count by them.
+const SKIPPED: u64 = 1 << 32;
+
+/// Leave out the revisions that others may have given.
+pub(crate) fn skip_revisions(rows: &mut RowsMut<'_>) -> Result<(), Error> {
+    let mut counters = rows.counters()?;
+    counters.revision.0 += SKIPPED;
+    write(rows, &keys::counters(), &counters);
+    Ok(())
+}
+
 /// Give the next revision.
 pub(crate) fn next_revision(rows: &mut RowsMut<'_>) -> Result<Revision, Error> {
     let mut counters = rows.counters()?;

@@ -10,7 +10,7 @@ use crate::commands::Command;
 use crate::root::groups::{self, Group};
 use crate::root::identities::{self, Identity};
 use crate::root::{buckets, counters, volumes};
-use consensus::{Rows, RowsMut, StateMachine};
+use consensus::{Members, Rows, RowsMut, StateMachine};
 use protocol::{DriveId, Volume, VolumeId, wire};
 use runtime::planted;
 use runtime::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -253,6 +253,11 @@ impl StateMachine for Fed {
         reply
     }
 
+    /// The node does not run meanwhile, so nobody watches.
+    fn refounded(&self, rows: &mut RowsMut<'_>) {
+        self.machine.refounded(rows);
+    }
+
     fn query(&self, rows: &Rows<'_>, query: &[u8]) -> Vec<u8> {
         self.machine.query(rows, query)
     }
@@ -280,9 +285,11 @@ fn changed(rows: &RowsMut<'_>, command: &[u8]) -> Option<Change> {
         // Its id is the last one that was given out.
         Command::CreateVolume { .. } => volume(VolumeId(counters(rows).volume)),
         Command::VolumeBuilt { volume: id } | Command::SealVolume { volume: id, .. } => volume(id),
-        Command::BeginReplace { group, .. } | Command::FinishReplace { group, .. } | Command::AbandonReplace { group, .. } => {
-            groups::find(rows, group).ok().map(Change::Group)
-        }
+        Command::BeginReplace { group, .. }
+        | Command::FinishReplace { group, .. }
+        | Command::AbandonReplace { group, .. }
+        | Command::FormerTold { group, .. }
+        | Command::NoteMembers { members: Members { group, .. } } => groups::find(rows, group).ok().map(Change::Group),
         Command::LoseDrive { drive } => Some(Change::LostDrive(drive)),
         Command::CreateIdentity { access_key, .. }
         | Command::RotateIdentity { access_key, .. }
@@ -300,6 +307,8 @@ mod tests {
     use crate::commands::{Query, Reply};
     use crate::root::testing::Model;
     use crate::root::{Root, numbered};
+    use consensus::GroupSpec;
+    use consensus::members::ERA;
     use consensus::rows::MemoryRows;
     use protocol::{Epoch, NodeId, ROOT, ReplicaId, SlotPlace, Versioning};
     use std::collections::BTreeMap;
@@ -434,7 +443,7 @@ mod tests {
             let leaves = row.voters.first().map_or(ReplicaId(1), |voter| voter.replica);
             let spare = DriveId::at_bootstrap(NodeId(1), u16::from(which % 8));
             let (access_key, salt) = (format!("ACCESSKEY{:08}", which % 3), [which / 16; 16]);
-            match kind % 18 {
+            match kind % 20 {
                 0 => Command::BeginCreateBucket { name, owner: "ann".into(), created_ms: 1 },
                 1 => Command::FinishCreateBucket { name, attempt },
                 2 => Command::BeginDeleteBucket { name },
@@ -445,14 +454,20 @@ mod tests {
                 7 => Command::BeginSetVersioning { name, versioning: Some(Versioning::Enabled) },
                 8 => Command::FinishSetVersioning { name, attempt },
                 9 => Command::MarkTime { clocks: vec![(ReplicaId(1), Some(u64::from(which)))] },
-                10 => Command::BeginReplace { group, leaves, node: NodeId(1), drive: spare },
+                10 => Command::BeginReplace { group, leaves: (!row.is_short()).then_some(leaves), node: NodeId(1), drive: spare },
                 11 => Command::FinishReplace { group, attempt: attempt_of_group },
                 12 => Command::AbandonReplace { group, attempt: attempt_of_group },
                 13 => Command::CreateIdentity { access_key, name: name.clone(), salt },
                 14 => Command::RotateIdentity { access_key, salt },
                 15 => Command::SetIdentityEnabled { access_key, enabled: yes },
                 16 => Command::RemoveIdentity { access_key },
-                _ if yes => Command::LoseDrive { drive: spare },
+                17 if yes => Command::LoseDrive { drive: spare },
+                18 => {
+                    let known = Members::founding(&GroupSpec { group, voters: row.voters.clone() });
+                    let known = Members { version: row.era * ERA, ..known };
+                    Command::NoteMembers { members: known.refounded(NodeId(1), spare, 0, 0).expect("ids are left") }
+                }
+                19 => Command::FormerTold { group, replica: row.former.first().map_or(leaves, |former| former.replica) },
                 _ => Command::OpenWriter,
             }
         }

@@ -7,6 +7,7 @@ use crate::root::bucket_settings::Tags;
 use crate::root::groups::Group;
 use crate::root::identities::{Identity, SALT_BYTES};
 use crate::{Bootstrap, Bucket, BucketLifecycle, Error};
+use consensus::Members;
 use protocol::{DriveId, Epoch, GroupId, Lifecycle, NodeId, ReplicaId, Scheme, SlotPlace, Versioning, Volume, VolumeId, WriterId};
 use serde::{Deserialize, Serialize};
 
@@ -38,8 +39,8 @@ pub enum Command {
     FinishSetVersioning { name: String, attempt: u64 },
     /// What the clock of each root voter showed when it was last heard, in milliseconds since 1970.
     MarkTime { clocks: Vec<(ReplicaId, Option<u64>)> },
-    /// A new replica on `drive` is to take the place of the voter `leaves`, under a new attempt.
-    BeginReplace { group: GroupId, leaves: ReplicaId, node: NodeId, drive: DriveId },
+    /// A new replica on `drive` is to take the place of the voter `leaves`, or to vote beside the others, under a new attempt.
+    BeginReplace { group: GroupId, leaves: Option<ReplicaId>, node: NodeId, drive: DriveId },
     /// The group has made the exchange, for the current attempt only.
     FinishReplace { group: GroupId, attempt: u64 },
     /// The group has refused the new replica for good, for the current attempt only.
@@ -61,6 +62,10 @@ pub enum Command {
     SetIdentityEnabled { access_key: String, enabled: bool },
     /// For good.
     RemoveIdentity { access_key: String },
+    /// What a group says of itself, which was founded anew, or of which the root group knows too little since it was itself.
+    NoteMembers { members: Members },
+    /// A former replica of a group that was founded anew has been told so.
+    FormerTold { group: GroupId, replica: ReplicaId },
 }
 
 /// What is asked without changing anything.

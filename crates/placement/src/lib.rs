@@ -134,7 +134,12 @@ pub struct Heartbeat {
     pub clock_ms: u64,
     /// Replicas on it that nothing heals, so that others have to take their places; at most [`TO_BE_REPLACED_MAX`].
     pub to_be_replaced: Vec<(GroupId, ReplicaId)>,
+    /// Groups of replicas that run on it that were founded anew, and their eras ([`consensus::Members::era`]); at most [`REFOUNDED_MAX`].
+    pub refounded: Vec<(GroupId, u64)>,
 }
+
+/// Most groups of a node of which one heartbeat says that they were founded anew: as many as there can be.
+pub const REFOUNDED_MAX: usize = 1025;
 
 /// Most replicas of a node that one heartbeat names as to be replaced: the others follow when these are.
 pub const TO_BE_REPLACED_MAX: usize = 256;

@@ -15,7 +15,7 @@ use consensus::{Members, ReplicaPlace};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use protocol::{DriveId, GroupId, ROOT};
+use protocol::{DriveId, GroupId, NodeId, ROOT, ReplicaId};
 use runtime::time::{now, sleep};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -127,14 +127,30 @@ impl<F: Future + Send + 'static> Places<F> {
 struct Why {
     lost: BTreeSet<DriveId>,
     spent: Spent,
+    /// Groups that were founded anew: the latest era, and by which node's word.
+    refounded: BTreeMap<GroupId, (u64, NodeId)>,
 }
 
 impl Why {
-    /// A voter that is to be replaced, with the reason; none that others say it of, or that votes no more.
-    fn of(&self, row: &Group) -> Option<(ReplicaPlace, &'static str)> {
+    /// A voter that is to be replaced, or none if one is to enter beside the others, with the reason. Never one that others say it
+    /// of, or that votes no more.
+    fn of(&self, row: &Group) -> Option<(Option<ReplicaId>, &'static str)> {
         let lost = row.voters.iter().find(|voter| self.lost.contains(&voter.drive));
         let spent = || row.voters.iter().find(|voter| self.spent.has(row.group, voter) && !runtime::planted("spent-replica-kept"));
-        lost.map(|voter| (*voter, "its drive is lost")).or_else(|| spent().map(|voter| (*voter, "nothing heals it")))
+        let leaves = lost.map(|voter| (voter, "its drive is lost")).or_else(|| spent().map(|voter| (voter, "nothing heals it")));
+        let replaced = leaves.map(|(voter, reason)| (Some(voter.replica), reason));
+        replaced.or_else(|| row.is_short().then_some((None, "its group has too few voters")))
+    }
+
+    /// The node that knows of a later founding of the group than its row.
+    fn knows_better(&self, row: &Group) -> Option<NodeId> {
+        self.refounded.get(&row.group).filter(|(era, _)| *era > row.era).map(|(_, node)| *node)
+    }
+
+    /// Whether anything is to be done for the group.
+    fn is_due(&self, row: &Group) -> bool {
+        let after_recovery = row.doubtful || !row.former.is_empty() || self.knows_better(row).is_some();
+        after_recovery || row.replacing.is_some() || self.of(row).is_some()
     }
 
     /// Whether a replica that is to enter at this place would be for nothing.
@@ -150,32 +166,81 @@ impl Inner {
             (_, Reply::Drives(drives)) => drives.into_iter().collect(),
             (_, other) => return Err(unexpected(&other)),
         };
-        let why = Why { lost, spent: self.spent() };
-        if settled && why.lost.is_empty() && why.spent.is_empty() {
+        let why = Why { lost, spent: self.spent(), refounded: self.refounded() };
+        if settled && why.lost.is_empty() && why.spent.is_empty() && why.refounded.is_empty() {
             return Ok((Vec::new(), Arc::default(), Arc::new(why)));
         }
         let groups = self.groups_of_root().await?;
-        let due = groups.iter().filter(|row| row.replacing.is_some() || why.of(row).is_some()).cloned().collect();
+        let due = groups.iter().filter(|row| why.is_due(row)).cloned().collect();
         Ok((due, Arc::new(groups), Arc::new(why)))
     }
 
     /// Bring one group a step further, to the end if it can be.
     async fn replace_in(&self, row: &Group, groups: &[Group], why: &Why) -> Result<(), Error> {
+        let knows_better = why.knows_better(row);
+        if row.doubtful || knows_better.is_some() {
+            // The next look sees what comes of it.
+            return self.note_members(row, knows_better).await;
+        }
+        self.tell_former(row).await;
         let replacing = match row.replacing {
             Some(replacing) => replacing,
+            None if why.of(row).is_none() => return Ok(()),
             None => self.begin(row, groups, why).await?,
         };
         let Replacing { leaves, enters, .. } = replacing;
         if why.bars(row.group, &enters) && self.abandon(row.group, replacing).await? {
             return Ok(());
         }
-        match self.groups.exchange(row.group, enters, leaves, now() + EXCHANGE).await {
+        let entered = match leaves {
+            Some(leaves) => self.groups.exchange(row.group, enters, leaves, now() + EXCHANGE).await,
+            None => self.groups.enlarge(row.group, enters, now() + EXCHANGE).await,
+        };
+        match entered {
             Ok(members) => self.finish(row, replacing, &members).await,
             Err(error @ consensus::client::Error::Unknown { .. }) if !self.is_barred(enters.drive) => Err(leader::error_of(error)),
             Err(error) => {
                 // The new replica cannot be made or kept: another drive may do, if the group has not taken it as a voter.
                 self.abandon(row.group, replacing).await?;
                 Err(leader::error_of(error))
+            }
+        }
+    }
+
+    /// `node` has a replica of a group that was founded anew, or the group's row is doubtful: the row becomes what the group is.
+    async fn note_members(&self, row: &Group, node: Option<NodeId>) -> Result<(), Error> {
+        let (group, until) = (row.group, now() + STEP);
+        let members = match node {
+            Some(node) => self.groups.members_by(group, node, until).await.filter(|members| members.era() > row.era),
+            // A step that changes nothing, as no such learner is: what the group itself answers is the truth.
+            None => self.groups.change(group, Change::Release, until).await.map_err(leader::error_of)?.ok(),
+        };
+        let Some(members) = members else { return Err(Error::Unavailable(format!("nobody who has group {group} answers"))) };
+        // Nobody remembers why they were taken.
+        for learner in members.learners.iter().filter(|learner| row.replacing.is_none_or(|replacing| replacing.enters != **learner)) {
+            let _ = self.groups.change(group, Change::RemoveLearner(learner.replica), now() + STEP).await;
+        }
+        let (version, voters) = (members.version, members.voters.len());
+        self.propose(Command::NoteMembers { members }, now() + STEP).await?;
+        runtime::probe!("placement: what a recovered group is was noted");
+        tracing::warn!(%group, version, voters, "who belongs to a group was noted after a recovery");
+        Ok(())
+    }
+
+    /// Replicas of before a group was founded anew, of whom those come back that were taken for lost: they must serve no more.
+    async fn tell_former(&self, row: &Group) {
+        let Ok(members) = self.groups.known(row.group) else { return };
+        for place in row.former.iter().filter(|place| members.era() >= row.era && !self.is_silent(place.node)) {
+            let told = self.groups.remove_replica(row.group, *place, &members, now() + REMOVE).await;
+            let told = match told {
+                Ok(()) => self.propose(Command::FormerTold { group: row.group, replica: place.replica }, now() + STEP).await.map(drop),
+                Err(error) => Err(leader::error_of(error)),
+            };
+            match told {
+                Ok(()) => {
+                    tracing::warn!(group = %row.group, replica = %place.replica, "a former replica knows that its group was founded anew")
+                }
+                Err(error) => tracing::debug!(group = %row.group, replica = %place.replica, %error, "a former replica is not told yet"),
             }
         }
     }
@@ -190,16 +255,16 @@ impl Inner {
         let all: Vec<ReplicaPlace> = groups.iter().flat_map(|row| row.voters.clone()).collect();
         let found = self.with_unusable(|map, unusable| {
             let barred: BTreeSet<DriveId> = why.lost.iter().chain(unusable).copied().collect();
-            replacement(map, &row.voters, leaves.replica, &all, &barred)
+            replacement(map, &row.voters, leaves, &all, &barred)
         })?;
         let Some((node, drive)) = found else {
             return Err(Error::Unavailable(format!("no drive is left for a replica of group {}: bring one back", row.group)));
         };
-        let begin = Command::BeginReplace { group: row.group, leaves: leaves.replica, node, drive };
+        let begin = Command::BeginReplace { group: row.group, leaves, node, drive };
         match self.propose(begin, now() + STEP).await? {
             (_, Reply::Group(Group { replacing: Some(replacing), .. })) => {
                 let Replacing { leaves, enters, .. } = replacing;
-                tracing::warn!(group = %row.group, %leaves, enters = %enters.replica, %node, %drive, reason, "replacing a replica");
+                tracing::warn!(group = %row.group, ?leaves, enters = %enters.replica, %node, %drive, reason, "a replica is to enter");
                 Ok(replacing)
             }
             (_, other) => Err(unexpected(&other)),
@@ -210,8 +275,8 @@ impl Inner {
         let Replacing { attempt, leaves, enters } = replacing;
         self.propose(Command::FinishReplace { group: row.group, attempt }, now() + STEP).await?;
         runtime::probe!("placement: a lost replica was replaced");
-        tracing::warn!(group = %row.group, %leaves, enters = %enters.replica, "a replica is replaced");
-        if let Some(place) = row.voters.iter().find(|voter| voter.replica == leaves) {
+        tracing::warn!(group = %row.group, ?leaves, enters = %enters.replica, "a replica entered");
+        if let Some(place) = row.voters.iter().find(|voter| Some(voter.replica) == leaves) {
             // It may be gone with its drive.
             let _ = self.groups.remove_replica(row.group, *place, members, now() + REMOVE).await;
         }
@@ -252,7 +317,6 @@ mod tests {
     use crate::root::testing::map;
     use crate::watch::Watch;
     use crate::{DriveHealth, Heartbeat};
-    use protocol::{NodeId, ReplicaId};
 
     #[test]
     fn a_group_that_is_stuck_keeps_its_own_place_and_no_other() {
@@ -279,11 +343,21 @@ mod tests {
         let drive = |node: u64, ordinal| DriveId::at_bootstrap(NodeId(node), ordinal);
         let place = |replica, node| ReplicaPlace { replica: ReplicaId(replica), node: NodeId(node), drive: drive(node, 0) };
         let voters = vec![place(1, 1), place(2, 2), place(3, 3)];
-        let row = Group { group: GroupId(7), voters, last: ReplicaId(3), replacing: None, ended: 0 };
+        let row = Group {
+            group: GroupId(7),
+            voters,
+            last: ReplicaId(3),
+            replacing: None,
+            ended: 0,
+            wanted: 3,
+            era: 0,
+            doubtful: false,
+            former: Vec::new(),
+        };
         let says = |node: u64, replica: u64, without_replicas| {
             let health = DriveHealth { drive: drive(node, 0), closed: None, without_replicas, free_bytes: 1, total_bytes: 1 };
             let to_be_replaced = vec![(GroupId(7), ReplicaId(replica))];
-            Heartbeat { node: NodeId(node), incarnation: 1, drives: vec![health], clock_ms: 0, to_be_replaced }
+            Heartbeat { node: NodeId(node), incarnation: 1, drives: vec![health], clock_ms: 0, to_be_replaced, refounded: Vec::new() }
         };
         let due = |heartbeats: Vec<Heartbeat>, lost: &[DriveId]| {
             let map = map(3, 1, 2);
@@ -291,8 +365,8 @@ mod tests {
             for heartbeat in heartbeats {
                 watch.heard(&map, heartbeat);
             }
-            let why = Why { lost: lost.iter().copied().collect(), spent: watch.spent() };
-            why.of(&row).map(|(voter, reason)| (voter.replica.0, reason))
+            let why = Why { lost: lost.iter().copied().collect(), spent: watch.spent(), refounded: BTreeMap::new() };
+            why.of(&row).map(|(leaves, reason)| (leaves.expect("none is short").0, reason))
         };
         assert_eq!(due(vec![says(2, 2, false)], &[]), Some((2, "nothing heals it")));
         assert_eq!(due(vec![says(1, 2, false)], &[]), None, "it is another node's");

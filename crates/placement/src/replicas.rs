@@ -20,20 +20,20 @@ pub fn place_replicas(map: &ClusterMap, groups: &[GroupId]) -> Vec<GroupSpec> {
     groups.iter().map(|group| place(*group, &seats, voters, &mut before)).collect()
 }
 
-/// The drive for a new replica in the place of `leaves` among the `voters` of a group: In, none of `barred`, without a voter of
+/// The drive for a new replica in the place of `leaves`, or of none, among the `voters` of a group: In, none of `barred`, without a voter of
 /// the group; so that zones, then nodes, come to be as even as can be, in the zone of who leaves if that is as good. `all` are
 /// the replicas of all groups. `None` if there is no such drive.
 pub fn replacement(
     map: &ClusterMap,
     voters: &[ReplicaPlace],
-    leaves: ReplicaId,
+    leaves: Option<ReplicaId>,
     all: &[ReplicaPlace],
     barred: &BTreeSet<DriveId>,
 ) -> Option<(NodeId, DriveId)> {
     let seat_of = |place: &ReplicaPlace| seats(map).map(|(seat, _)| seat).find(|seat| seat.drive == place.drive);
-    let zone = voters.iter().find(|voter| voter.replica == leaves).and_then(seat_of).map(|seat| seat.zone);
+    let zone = voters.iter().find(|voter| Some(voter.replica) == leaves).and_then(seat_of).map(|seat| seat.zone);
     let (mut own, mut before) = (Load::default(), Load::default());
-    voters.iter().filter(|voter| voter.replica != leaves).filter_map(seat_of).for_each(|seat| own.add(seat));
+    voters.iter().filter(|voter| Some(voter.replica) != leaves).filter_map(seat_of).for_each(|seat| own.add(seat));
     all.iter().filter_map(seat_of).for_each(|seat| before.add(seat));
     let free = |drive: DriveId| !barred.contains(&drive) && voters.iter().all(|voter| voter.drive != drive);
     let taking = seats(map).filter(|(seat, state)| *state == DriveState::In && free(seat.drive)).map(|(seat, _)| seat);
@@ -187,7 +187,7 @@ mod tests {
         let zone = |node: NodeId| map.node(node).unwrap().zone.clone();
         for spec in &specs {
             for leaves in &spec.voters {
-                let at = |barred: &BTreeSet<DriveId>| replacement(&map, &spec.voters, leaves.replica, &all, barred);
+                let at = |barred: &BTreeSet<DriveId>| replacement(&map, &spec.voters, Some(leaves.replica), &all, barred);
                 let (node, drive) = at(&BTreeSet::from([leaves.drive])).unwrap();
                 assert!(spec.voters.iter().all(|voter| voter.drive != drive));
                 assert_eq!(zone(node), zone(leaves.node));
@@ -199,7 +199,7 @@ mod tests {
             }
         }
         let everywhere = map.nodes.iter().flat_map(|node| node.drives.iter().map(|drive| drive.id)).collect();
-        assert_eq!(replacement(&map, &specs[0].voters, specs[0].voters[0].replica, &all, &everywhere), None);
+        assert_eq!(replacement(&map, &specs[0].voters, Some(specs[0].voters[0].replica), &all, &everywhere), None);
     }
 
     #[test]

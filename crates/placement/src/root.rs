@@ -47,6 +47,8 @@ pub struct Counters {
 }
 
 const COUNTERS: &[u8] = b"counters";
+/// Numbers of each kind that are left out when the group is founded anew: more than replicas that were lost can have given out.
+const SKIPPED: u64 = 1 << 32;
 
 /// The verdict on a command: what to reply, and whether rows were written (then the counters are too).
 pub(crate) enum Verdict {
@@ -72,6 +74,16 @@ impl StateMachine for Root {
             Err(error) => Err(error),
         };
         wire::encode(&Answer { revision: self::counters(rows).revision, result })
+    }
+
+    fn refounded(&self, rows: &mut RowsMut<'_>) {
+        let mut counters = counters(rows);
+        let Counters { revision, writer, bucket, attempt, volume, buckets: _, volumes_sealed: _, volumes_at_risk: _ } = &mut counters;
+        for number in [revision, writer, bucket, attempt, volume] {
+            *number += SKIPPED;
+        }
+        rows.put(COUNTERS, &wire::encode(&counters));
+        groups::doubt(rows);
     }
 
     fn query(&self, rows: &Rows<'_>, query: &[u8]) -> Vec<u8> {
@@ -111,6 +123,8 @@ fn apply_command(rows: &mut RowsMut<'_>, counters: &mut Counters, command: Comma
         Command::BeginReplace { group, leaves, node, drive } => groups::begin_replace(rows, counters, group, leaves, node, drive),
         Command::FinishReplace { group, attempt } => groups::finish_replace(rows, group, attempt),
         Command::AbandonReplace { group, attempt } => groups::abandon_replace(rows, group, attempt),
+        Command::NoteMembers { members } => groups::note_members(rows, &members),
+        Command::FormerTold { group, replica } => groups::former_told(rows, group, replica),
         Command::LoseDrive { drive } => groups::lose_drive(rows, drive),
         Command::SetBucketTags { name, tags } => bucket_settings::set_tags(rows, &name, &tags),
         Command::BeginSetLifecycle { name, lifecycle } => bucket_settings::begin_set_lifecycle(rows, counters, &name, lifecycle),

@@ -13,13 +13,13 @@ use crate::watch::{Spent, TICK_MAX, Watch};
 use crate::{Allocator, Bootstrap, Error, Health, Heartbeat};
 use bytes::Bytes;
 use consensus::Host;
-use protocol::{ClusterMap, DriveId, NodeId, ROOT, Volume, VolumeId, wire};
+use protocol::{ClusterMap, DriveId, GroupId, NodeId, ROOT, Volume, VolumeId, wire};
 use runtime::planted;
 use runtime::rpc::{Reply as RpcReply, Request, Rpc};
 use runtime::sync::Notify;
 use runtime::task::Task;
 use runtime::time::{Instant, now, sleep, timeout_at};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -400,6 +400,16 @@ impl Inner {
     /// Replicas that nothing heals, as their nodes said.
     pub fn spent(&self) -> Spent {
         self.state().watch.spent()
+    }
+
+    /// Groups that were founded anew, as nodes with a replica of them say: the latest era, and by which node's word.
+    pub fn refounded(&self) -> BTreeMap<GroupId, (u64, NodeId)> {
+        self.state().watch.refounded()
+    }
+
+    /// Whether the node is not heard, as far as is believed here.
+    pub fn is_silent(&self, node: NodeId) -> bool {
+        self.state().watch.suspected().contains_key(&node)
     }
 
     /// The term in which this node leads the root group, as its replica has it.

@@ -5,7 +5,7 @@
 //! for [`SUSPECT_AFTER`] without hearing from them. Suspicion only steers new data away; nothing is lost by it.
 
 use crate::scheme_choice::Unusable;
-use crate::{DriveHealth, Heartbeat, TO_BE_REPLACED_MAX};
+use crate::{DriveHealth, Heartbeat, REFOUNDED_MAX, TO_BE_REPLACED_MAX};
 use consensus::ReplicaPlace;
 use protocol::limits::SUSPECT_AFTER;
 use protocol::{ClusterMap, DriveId, GroupId, NodeId, ReplicaId};
@@ -39,6 +39,8 @@ struct Seen {
     clock_ms: Option<u64>,
     /// Replicas on it that nothing heals, by its last heartbeat.
     to_be_replaced: Vec<(GroupId, ReplicaId)>,
+    /// Groups on it that were founded anew, and their eras, by its last heartbeat.
+    refounded: Vec<(GroupId, u64)>,
 }
 
 /// Replicas that nothing heals, as their nodes say. A node speaks for the replicas on it, and for no others.
@@ -101,8 +103,10 @@ impl Watch {
         let changed = !seen.heard || closed(&drives) != closed(&seen.drives);
         let mut to_be_replaced = heartbeat.to_be_replaced;
         to_be_replaced.truncate(TO_BE_REPLACED_MAX);
+        let mut refounded = heartbeat.refounded;
+        refounded.truncate(REFOUNDED_MAX);
         let (incarnation, clock_ms) = (heartbeat.incarnation, Some(heartbeat.clock_ms));
-        *seen = Seen { incarnation, heard: true, drives, clock_ms, to_be_replaced, ..Seen::default() };
+        *seen = Seen { incarnation, heard: true, drives, clock_ms, to_be_replaced, refounded, ..Seen::default() };
         changed
     }
 
@@ -139,6 +143,18 @@ impl Watch {
             spent.drives.extend(seen.drives.values().filter(|drive| drive.without_replicas).map(|drive| drive.drive));
         }
         spent
+    }
+
+    /// Groups that were founded anew, as nodes with a replica of them say: the latest era, and by which node's word.
+    pub fn refounded(&self) -> BTreeMap<GroupId, (u64, NodeId)> {
+        let mut most = BTreeMap::new();
+        for (node, seen) in &self.nodes {
+            for (group, era) in &seen.refounded {
+                let known = most.entry(*group).or_insert((*era, *node));
+                *known = (*known).max((*era, *node));
+            }
+        }
+        most
     }
 
     /// Drives that closed themselves, and why.
@@ -192,7 +208,7 @@ mod tests {
             total_bytes: 1 << 41,
         };
         let drives = (0..2).map(drive).collect();
-        Heartbeat { node: NodeId(node), incarnation: 1, drives, clock_ms: 1000 + node, to_be_replaced: Vec::new() }
+        Heartbeat { node: NodeId(node), incarnation: 1, drives, clock_ms: 1000 + node, to_be_replaced: Vec::new(), refounded: Vec::new() }
     }
 
     fn led(watch: &mut Watch, seconds: u64) {
@@ -276,6 +292,23 @@ mod tests {
         assert_eq!(watch.spent().replicas.len(), TO_BE_REPLACED_MAX);
         watch.heard(&map, heartbeat(1, &[]));
         assert!(watch.spent().is_empty());
+    }
+
+    #[test]
+    fn who_knows_of_the_latest_founding_of_a_group_is_asked_about_it() {
+        let map = map(3, 1, 2);
+        let mut watch = Watch::default();
+        watch.begin_term(&map);
+        let says = |node, refounded: &[(u64, u64)]| {
+            let refounded = refounded.iter().map(|(group, era)| (GroupId(*group), *era)).collect();
+            Heartbeat { refounded, ..heartbeat(node, &[]) }
+        };
+        watch.heard(&map, says(1, &[(4, 1), (5, 2)]));
+        watch.heard(&map, says(2, &[(4, 2), (5, 1)]));
+        assert_eq!(watch.refounded(), BTreeMap::from([(GroupId(4), (2, NodeId(2))), (GroupId(5), (2, NodeId(1)))]));
+        watch.heard(&map, says(1, &[]));
+        watch.heard(&map, Heartbeat { refounded: (0..2000).map(|group| (GroupId(group), 1)).collect(), ..heartbeat(2, &[]) });
+        assert_eq!(watch.refounded().len(), REFOUNDED_MAX);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 
 use consensus::{Host, HostDrive};
 use placement::{
-    Bootstrap, BucketState, Changes, Client, DriveHealth, Error, Heartbeat, Root, Service, TO_BE_REPLACED_MAX, place_replicas,
+    Bootstrap, BucketState, Changes, Client, DriveHealth, Error, Heartbeat, REFOUNDED_MAX, Root, Service, TO_BE_REPLACED_MAX,
+    place_replicas,
 };
 use protocol::{
     ClusterId, ClusterMap, Drive, DriveId, DriveState, GroupId, Node, NodeId, ROOT, SlotIndex, Versioning, VolumeState, WriterId,
@@ -90,7 +91,8 @@ async fn start(node: NodeId, bootstrap: &Bootstrap, folder: &Path) -> Process {
         let mut health: Vec<_> = drives.iter().map(health).collect();
         health[0].closed = said.lock().unwrap().clone();
         let to_be_replaced = speaking.to_be_replaced(TO_BE_REPLACED_MAX);
-        Heartbeat { node, incarnation: 1, drives: health, clock_ms: runtime::time::wall_ms(), to_be_replaced }
+        let refounded = speaking.refounded(REFOUNDED_MAX);
+        Heartbeat { node, incarnation: 1, drives: health, clock_ms: runtime::time::wall_ms(), to_be_replaced, refounded }
     });
     let watching = client.watch();
     Process { client, host, service, heartbeats, watching, listening, closed }

@@ -4,7 +4,8 @@
 use jepsen_like::s3::{Client, Credentials};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// The example's cluster in a folder; all of it is killed when dropped.
 pub struct Zones {
@@ -50,6 +51,25 @@ impl Zones {
             .collect()
     }
 
+    /// Start one node.
+    pub fn start(&self, node: u16) {
+        let path = |what: &str| self.data.join(format!("node-{node}.{what}"));
+        let log = std::fs::File::create(path("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keepstone"));
+        command.arg("node").arg("--config").arg(path("toml")).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        std::fs::write(path("pid"), command.spawn().unwrap().id().to_string()).unwrap();
+    }
+
+    /// Wait until a node that was started says that it serves S3.
+    pub fn serves(&self, node: u16) {
+        let log = || std::fs::read_to_string(self.data.join(format!("node-{node}.log"))).unwrap();
+        let end = Instant::now() + Duration::from_secs(40);
+        while !log().contains("serves S3") {
+            assert!(Instant::now() < end, "{}", log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// SIGKILL to one node.
     pub fn kill(&self, node: u16) {
         if let Ok(pid) = std::fs::read_to_string(self.data.join(format!("node-{node}.pid"))) {
@@ -73,10 +93,15 @@ impl Zones {
     /// The same, whatever comes of it.
     pub fn try_keepstone(&self, node: u16, arguments: &[&str]) -> Said {
         let config = self.data.join(format!("node-{node}.toml"));
-        let output = Command::new(env!("CARGO_BIN_EXE_keepstone")).args(arguments).arg("--config").arg(config).output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said { success: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        said(&[arguments, &["--config", config.to_str().unwrap()]].concat())
     }
+}
+
+/// What `keepstone` says to these arguments, whatever comes of it.
+pub fn said(arguments: &[&str]) -> Said {
+    let output = Command::new(env!("CARGO_BIN_EXE_keepstone")).args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Said { success: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
 /// What a command said.

@@ -57,6 +57,11 @@ impl Client {
         self.inner.directory.learn(group, members);
     }
 
+    /// Who belongs to `group` by the word of `node` alone; `None` if it does not answer, or knows nothing of it.
+    pub async fn members_by(&self, group: GroupId, node: NodeId, deadline: Instant) -> Option<Members> {
+        self.ask_members(group, node, deadline.min(time::now() + ATTEMPT)).await.map(|told| told.members)
+    }
+
     /// What every node that this one has an address of knows of a group; taken in.
     pub(super) async fn ask_all_members(&self, group: GroupId, until: Instant) -> Vec<Told> {
         runtime::probe!("consensus-client-asked-everybody");
@@ -126,7 +131,7 @@ impl Client {
 
     /// Remove the replica `place`, which left its group, as `members` proves; done already if it is not there.
     pub async fn remove_replica(&self, group: GroupId, place: ReplicaPlace, members: &Members, deadline: Instant) -> Result<(), Error> {
-        let meta = encode(&Remove { group, replica: place.replica, members: members.clone() });
+        let meta = encode(&Remove { group, replica: place.replica, drive: place.drive, members: members.clone() });
         self.tell_node(group, place, wire::REMOVE, meta, deadline).await
     }
 
@@ -154,10 +159,19 @@ impl Client {
         }
     }
 
+    /// Put the replica `enters` beside the voters, as [`Client::exchange`] puts one in the place of another.
+    pub async fn enlarge(&self, group: GroupId, enters: ReplicaPlace, deadline: Instant) -> Result<Members, Error> {
+        self.bring_in(group, enters, None, deadline).await
+    }
+
     /// Put the replica `enters` in the place of the voter `leaves`: create it, let it catch up as a learner, exchange
     /// them through a joint configuration, and wait until that was left and who left is released. Returns the configuration in
     /// which it is done. To be asked for again, by anyone, after any error or crash. The replica that left is not removed.
     pub async fn exchange(&self, group: GroupId, enters: ReplicaPlace, leaves: ReplicaId, deadline: Instant) -> Result<Members, Error> {
+        self.bring_in(group, enters, Some(leaves), deadline).await
+    }
+
+    async fn bring_in(&self, group: GroupId, enters: ReplicaPlace, leaves: Option<ReplicaId>, deadline: Instant) -> Result<Members, Error> {
         let refused = |refused: Refused| Error::Unavailable { group, reason: refused.to_string() };
         while time::now() < deadline {
             // The group's own word: a step that is so already tells the configuration as it is.
@@ -175,8 +189,11 @@ impl Client {
             if members.is_learner(enters.replica) {
                 // After the group knows of it: nobody may be left with a replica that no record and no group names.
                 self.create_replica(group, enters, deadline).await?;
-                let exchange = Change::Exchange { enters: enters.replica, leaves };
-                members = match self.change(group, exchange, deadline).await? {
+                let change = match leaves {
+                    Some(leaves) => Change::Exchange { enters: enters.replica, leaves },
+                    None => Change::Enter(enters.replica),
+                };
+                members = match self.change(group, change, deadline).await? {
                     Ok(members) => members,
                     Err(Refused::Joint) => members,
                     Err(why) => return Err(refused(why)),
@@ -188,8 +205,13 @@ impl Client {
                 continue;
             }
             if members.is_voter(enters.replica) {
-                let reason = format!("replica {} is a voter in the place of another than {leaves}", enters.replica);
-                return if members.is_gone(leaves) { Ok(members) } else { Err(Error::Unavailable { group, reason }) };
+                return match leaves.filter(|leaves| !members.is_gone(*leaves)) {
+                    None => Ok(members),
+                    Some(leaves) => {
+                        let reason = format!("replica {} is a voter in the place of another than {leaves}", enters.replica);
+                        Err(Error::Unavailable { group, reason })
+                    }
+                };
             }
         }
         Err(Error::Unknown { group, reason: "no time was left".to_owned() })

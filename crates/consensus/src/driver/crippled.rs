@@ -180,6 +180,11 @@ impl Stopped {
         self.waking.is_some()
     }
 
+    /// Whether nothing is under way for it.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.busy && self.waking.is_none()
+    }
+
     fn later(&mut self) {
         self.at = time::now() + self.pause;
         self.pause = (self.pause * 2).min(PAUSE_MAX);

@@ -4,7 +4,9 @@
 //! log says that it left, durably, and only then its files go. Whoever crashes in between finds either a standing
 //! without a vote, which may be created again, or a replica that left, whose files are removed at the next start.
 
+use super::crippled::Hope;
 use super::order::record_of;
+use super::upkeep::Stop;
 use super::{Done, Driver};
 use crate::host::{ReplicaPlace, Settings};
 use crate::log::{FOLDER, Hard, Key, Record, Start};
@@ -27,12 +29,28 @@ pub(super) struct Leaving {
     waiter: Option<Waiter>,
 }
 
+/// A replica that is set aside, until the log says so durably.
+pub(super) struct SetAside {
+    batch: u64,
+    waiter: Waiter,
+}
+
 /// A replica that is being made.
 pub(super) struct Coming {
     /// The batch that gives it a standing in the log.
     batch: u64,
     waiter: Waiter,
     begun: bool,
+}
+
+/// What a configuration proves to a replica that is not in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    Unproved,
+    /// It left, and the group has all that it has.
+    Left,
+    /// The group was founded anew, from another replica.
+    Refounded,
 }
 
 fn done(waiter: Waiter) {
@@ -140,19 +158,54 @@ impl Driver {
 
     /// Somebody proved with `members` that the replica left its group.
     pub(super) fn remove_proved(&mut self, key: Key, members: &Members, waiter: Waiter) {
-        if !self.believes_gone(key, members) {
-            return failed(waiter, "nothing proves that it left its group");
+        match self.believes_gone(key, members) {
+            Gone::Unproved => failed(waiter, "nothing proves that it left its group"),
+            Gone::Left => self.remove(key, Some(waiter)),
+            Gone::Refounded => self.set_aside(key, waiter),
         }
-        self.remove(key, Some(waiter));
     }
 
-    /// Whether `members` proves that the replica left its group, by all that it knows itself.
-    fn believes_gone(&self, key: Key, members: &Members) -> bool {
+    /// What `members` proves to the replica, by all that it knows itself.
+    fn believes_gone(&self, key: Key, members: &Members) -> Gone {
         let running = self.replicas.get(&key).map(|replica| replica.members.clone());
         let stopped = || self.stopped.get(&key)?.state.as_ref().map(|state| state.meta().members);
         let founded = || self.shared.founding.get(&key.group).map(Members::founding);
-        let own = running.or_else(stopped).or_else(founded);
-        own.is_some_and(|own| members.proves_gone(key.replica, &own))
+        match running.or_else(stopped).or_else(founded) {
+            Some(own) if !members.proves_gone(key.replica, &own) => Gone::Unproved,
+            // One that never had anything was made for the group as it is now.
+            Some(own) if members.era() > own.era() && !self.is_blank(key) => Gone::Refounded,
+            Some(_) => Gone::Left,
+            None => Gone::Unproved,
+        }
+    }
+
+    /// Whether the replica runs and has nothing yet.
+    fn is_blank(&self, key: Key) -> bool {
+        let blank = |replica: &Replica| replica.applied == 0 && replica.raw.raft.raft_log.last_index() == 0;
+        self.replicas.get(&key).is_some_and(blank)
+    }
+
+    /// The group was founded anew without the replica, which may have what it lost: it never runs again, and all that it has stays for
+    /// whoever looks for it.
+    fn set_aside(&mut self, key: Key, waiter: Waiter) {
+        const REASON: &str = "its group was founded anew without it: what it has is kept, and it never runs again";
+        if self.replicas.contains_key(&key) {
+            runtime::probe!("consensus-replica-set-aside");
+            self.stop(key, REASON, Stop::Damaged);
+        } else if let Some(stopped) = self.stopped.get_mut(&key) {
+            if !stopped.is_idle() {
+                let _ = waiter.send((Answer::Busy, Bytes::new()));
+                return;
+            }
+            (stopped.damaged, stopped.hope) = (true, Hope::Replacement);
+            REASON.clone_into(&mut stopped.reason);
+            record_of(&mut self.forming, key).damaged = true;
+            self.urgent = true;
+            self.publish_stopped(key);
+        } else {
+            return done(waiter);
+        }
+        self.aside.push(SetAside { batch: self.batch, waiter });
     }
 
     /// The replica left its group: it stops at once, and goes when the log says so durably.
@@ -196,6 +249,10 @@ impl Driver {
             makes.push(*key);
         }
         makes.into_iter().for_each(|key| self.make(key));
+        let (told, wait) = std::mem::take(&mut self.aside).into_iter().partition(|aside: &SetAside| aside.batch <= durable);
+        self.aside = wait;
+        let told: Vec<SetAside> = told;
+        told.into_iter().for_each(|aside| done(aside.waiter));
         let (goes, stay) = std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.batch <= durable);
         self.leaving = stay;
         let goes: Vec<Leaving> = goes;
@@ -230,7 +287,8 @@ impl Driver {
 
     /// Somebody says that the replica left its group for good, as `members` proves.
     pub(super) fn told_gone(&mut self, key: Key, by: ReplicaId, node: NodeId, members: &Members) {
-        if self.may_speak(key, by, node) && self.believes_gone(key, members) {
+        // Nobody who is of a later founding knows it: those who say so were in its own group.
+        if self.may_speak(key, by, node) && self.believes_gone(key, members) == Gone::Left {
             self.remove(key, None);
         }
     }

@@ -33,7 +33,7 @@ use crippled::Step;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use members::{Coming, Leaving};
+use members::{Coming, Leaving, SetAside};
 use outbox::Outgoing;
 use protocol::{DriveId, NodeId};
 use raft::eraftpb::Message;
@@ -125,6 +125,7 @@ pub(crate) struct Driver {
     gone: BTreeSet<Key>,
     coming: BTreeMap<Key, Coming>,
     leaving: Vec<Leaving>,
+    aside: Vec<SetAside>,
     /// `None` while a batch is being written.
     log: Option<Box<Log>>,
     /// The batch that is being gathered, by replica; its number; whether somebody waits for it.
@@ -170,6 +171,7 @@ impl Driver {
             gone,
             coming: BTreeMap::new(),
             leaving: Vec::new(),
+            aside: Vec::new(),
             log: Some(Box::new(log)),
             forming: BTreeMap::new(),
             forward: Vec::new(),

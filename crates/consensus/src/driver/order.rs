@@ -248,7 +248,7 @@ impl Driver {
                 }
                 for (change, _) in result.iter().flat_map(|applied| &applied.changes).filter(|_| leads) {
                     match change {
-                        Change::Exchange { .. } => waypoint("consensus-leader-entered-joint").await,
+                        Change::Exchange { .. } | Change::Enter(_) => waypoint("consensus-leader-entered-joint").await,
                         Change::Leave => waypoint("consensus-leader-left-joint").await,
                         Change::AddLearner(_) | Change::Release | Change::RemoveLearner(_) | Change::Raise(_) => {}
                     }

@@ -22,6 +22,7 @@ fn change_of(line: &str) -> Change {
         "learner" => Change::AddLearner(place(id(1).0)),
         "learner-elsewhere" => Change::AddLearner(ReplicaPlace { drive: DriveId(7), ..place(id(1).0) }),
         "exchange" => Change::Exchange { leaves: id(1), enters: id(2) },
+        "enter" => Change::Enter(id(1)),
         "leave" => Change::Leave,
         "release" => Change::Release,
         "remove" => Change::RemoveLearner(id(1)),
@@ -41,7 +42,8 @@ fn told(members: &Members) -> String {
     text
 }
 
-const TRANSCRIPTS: [&str; 5] = [
+const TRANSCRIPTS: [&str; 6] = [
+    include_str!("../../testdata/members/a-voter-enters-beside-the-others.txt"),
     include_str!("../../testdata/members/a-voter-is-exchanged-through-a-joint-configuration.txt"),
     include_str!("../../testdata/members/an-id-far-away-is-refused.txt"),
     include_str!("../../testdata/members/an-id-that-left-never-comes-back.txt"),
@@ -85,6 +87,7 @@ fn golden_bytes_of_changes() {
     assert_eq!(bytes(Change::Release), [1, 3]);
     assert_eq!(bytes(Change::RemoveLearner(ReplicaId(300))), [1, 4, 0xac, 2]);
     assert_eq!(bytes(Change::Raise(2)), [1, 5, 2]);
+    assert_eq!(bytes(Change::Enter(ReplicaId(6))), [1, 6, 6]);
     let mut members = founding(1);
     members.take(Change::AddLearner(place(2))).unwrap();
     assert_eq!(wire::encode(&members), [1, 1, 1, 1, 1, 11, 101, 0, 1, 2, 12, 102, 0, 2, 1]);
@@ -94,12 +97,13 @@ impl Arbitrary for Change {
     fn arbitrary(random: &mut Gen) -> Change {
         let mut id = || ReplicaId(1 + u64::arbitrary(random) % 9);
         let (one, other) = (id(), id());
-        match u8::arbitrary(random) % 8 {
+        match u8::arbitrary(random) % 9 {
             0 | 1 => Change::AddLearner(place(one.0)),
             2 | 3 => Change::Exchange { enters: one, leaves: other },
             4 => Change::Leave,
             5 => Change::Release,
             6 => Change::Raise(one.0 as u32),
+            7 => Change::Enter(one),
             _ => Change::RemoveLearner(one),
         }
     }
@@ -130,7 +134,8 @@ quickcheck! {
             assert!(members.is_as(&node(&members).raft.prs().conf().to_conf_state()));
             assert_eq!(members.version, before.version + 1);
             assert!(members.is_sound(), "{members:?}");
-            assert_eq!(members.voters.len(), 3, "a group keeps its number of voters");
+            let more = usize::from(matches!(change, Change::Enter(_)));
+            assert_eq!(members.voters.len(), before.voters.len() + more, "a voter is exchanged for one other, or enters");
             assert!(gone.iter().all(|id| members.place(*id).is_none()), "{gone:?} {members:?}");
             assert!(members.machine >= before.machine, "a version is never taken back");
             gone.extend(before.all().map(|place| place.replica).filter(|id| members.place(*id).is_none()));

@@ -15,6 +15,8 @@ impl StateMachine for Machine {
         Vec::new()
     }
 
+    fn refounded(&self, _: &mut RowsMut<'_>) {}
+
     fn query(&self, _: &Rows<'_>, _: &[u8]) -> Vec<u8> {
         Vec::new()
     }

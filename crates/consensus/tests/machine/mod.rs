@@ -41,6 +41,8 @@ impl StateMachine for Lists {
         (length + 1).to_le_bytes().to_vec()
     }
 
+    fn refounded(&self, _: &mut RowsMut<'_>) {}
+
     fn query(&self, rows: &Rows<'_>, query: &[u8]) -> Vec<u8> {
         let list = query[0];
         let mut numbers = Vec::new();

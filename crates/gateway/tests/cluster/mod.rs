@@ -108,6 +108,7 @@ impl Cluster {
                 .collect(),
             clock_ms: 0,
             to_be_replaced: Vec::new(),
+            refounded: Vec::new(),
         });
         let writer = placement.open_writer(now() + Duration::from_secs(20)).await.unwrap();
         let asked = placement.clone();
