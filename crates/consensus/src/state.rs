@@ -425,6 +425,46 @@ mod tests {
         entry
     }
 
+    /// Panics at a command.
+    struct Broken;
+
+    impl StateMachine for Broken {
+        fn apply(&self, _: &mut RowsMut<'_>, _: &[u8]) -> Vec<u8> {
+            panic!("a bug of the state machine")
+        }
+
+        fn refounded(&self, _: &mut RowsMut<'_>) {}
+
+        fn query(&self, _: &Rows<'_>, _: &[u8]) -> Vec<u8> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn closing_writes_nothing_and_leaves_the_last_checkpoint() {
+        for panics in [false, true] {
+            let memory = Arc::new(MemoryDisk::default());
+            let disk: Arc<dyn Disk> = memory.clone();
+            let key = Key { group: GroupId(1), replica: ReplicaId(1) };
+            let place = ReplicaPlace { replica: key.replica, node: NodeId(1), drive: DriveId(1) };
+            let members = Members::founding(&GroupSpec { group: key.group, voters: vec![place] });
+            let meta = Meta { key, applied: 0, term: 0, members, state_hash: 0, marks: Vec::new() };
+            let name = format!("{}/state", crate::log::FOLDER);
+            let state = State::create(&disk, &name, 1 << 20, 1024, meta).unwrap();
+            let command = |index| entry(index, EntryType::EntryNormal, wire::encode_command(None, b"row"));
+            state.apply(&Machine(1), &[command(1)]).unwrap();
+            state.checkpoint().unwrap();
+            state.apply(&Machine(1), &[command(2)]).unwrap();
+            if panics {
+                assert!(catching(|| state.apply(&Broken, &[command(3)])).is_err());
+            }
+            let before = memory.bytes(&name);
+            drop(state);
+            assert!(memory.bytes(&name) == before, "panics: {panics}");
+            assert_eq!(State::open(&disk, &name, 1 << 20, 1024, key, 1).unwrap().meta().applied, 1);
+        }
+    }
+
     #[test]
     fn a_state_with_a_configuration_that_cannot_be_does_not_open() {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());

@@ -14,7 +14,8 @@ use redb::StorageBackend;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What has a sum: redb's smallest page. It reads and writes whole ones, but for its header.
 const BLOCK_BYTES: u64 = 4096;
@@ -38,6 +39,8 @@ struct Group {
 pub(crate) struct Summed<B> {
     inner: B,
     groups: Mutex<Groups>,
+    /// From when it is set nothing is written.
+    closed: Arc<AtomicBool>,
 }
 
 /// Blocks that follow each other in one group.
@@ -108,8 +111,15 @@ fn header_sum(header: &[u8; HEADER_BYTES]) -> [u8; 4] {
 }
 
 impl<B: StorageBackend> Summed<B> {
-    pub(crate) fn new(inner: B) -> Summed<B> {
-        Summed { inner, groups: Mutex::default() }
+    pub(crate) fn new(inner: B, closed: Arc<AtomicBool>) -> Summed<B> {
+        Summed { inner, groups: Mutex::default(), closed }
+    }
+
+    fn check_open(&self) -> io::Result<()> {
+        match self.closed.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("it is closed")),
+            false => Ok(()),
+        }
     }
 
     /// The groups, with the sums of `group` among them.
@@ -189,6 +199,7 @@ impl<B: StorageBackend> StorageBackend for Summed<B> {
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.check_open()?;
         if !len.is_multiple_of(BLOCK_BYTES) {
             return Err(invalid(format!("{len} bytes are no whole blocks")));
         }
@@ -200,6 +211,7 @@ impl<B: StorageBackend> StorageBackend for Summed<B> {
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
+        self.check_open()?;
         for (number, group) in self.groups.lock().expect("nothing panics under this lock").iter_mut().filter(|(_, group)| group.dirty) {
             let bytes: Vec<u8> = group.sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
             self.inner.write(offset_of(*number), &bytes)?;
@@ -209,6 +221,7 @@ impl<B: StorageBackend> StorageBackend for Summed<B> {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.check_open()?;
         if offset < BLOCK_BYTES {
             return self.write_header(offset, data);
         }
@@ -244,7 +257,7 @@ mod tests {
 
     fn database(disk: &MemoryDisk) -> Result<redb::Database, redb::DatabaseError> {
         let file = disk.open(NAME, Open::OrNew).unwrap();
-        redb::Builder::new().set_cache_size(64 << 10).create_with_backend(Summed::new(Backend(file)))
+        redb::Builder::new().set_cache_size(64 << 10).create_with_backend(Summed::new(Backend(file), Arc::default()))
     }
 
     /// Write `rows` rows with values of `bytes`, durably.
@@ -336,7 +349,7 @@ mod tests {
     #[test]
     fn what_stands_elsewhere_and_what_stood_there_before_is_not_believed() {
         let disk = MemoryDisk::default();
-        let file = Summed::new(Backend(disk.open(NAME, Open::OrNew).unwrap()));
+        let file = Summed::new(Backend(disk.open(NAME, Open::OrNew).unwrap()), Arc::default());
         let block = |filled: u8| vec![filled; BLOCK_BYTES as usize];
         file.set_len(8 * BLOCK_BYTES).unwrap();
         file.write(0, b"header").unwrap();
@@ -351,7 +364,7 @@ mod tests {
             change(&mut shown);
             disk.set(NAME, shown);
             let mut out = block(0);
-            let read = Summed::new(Backend(disk.open(NAME, Open::Existing).unwrap())).read(number * BLOCK_BYTES, &mut out);
+            let read = Summed::new(Backend(disk.open(NAME, Open::Existing).unwrap()), Arc::default()).read(number * BLOCK_BYTES, &mut out);
             disk.set(NAME, good);
             read.is_ok().then(|| out[0])
         };

@@ -1,7 +1,7 @@
 //! Who may sign requests: the node's own identity, which stands in its file, and those of the root group. There are no policies yet: who
 //! proves that he has a secret key of either kind may do everything.
 //!
-//! Always holds: the node's own identity wins, needs nobody, and cannot be changed from elsewhere. Any other is taken only as it was at most
+//! Always holds: the node's own identity wins, needs nobody once the gateway serves, and cannot be changed from elsewhere. Any other is taken only as it was at most
 //! [`placement::IDENTITY_AGE_MAX`] ago; if that is not known, nothing is said of it but 503. One that is disabled is answered as one that
 //! does not exist.
 
