@@ -96,22 +96,34 @@ pub async fn run(command: Identity) -> Result<(), String> {
         }
         Identity::Disable { config, access_key } => {
             let (operator, _) = connect(&config, Some(&access_key))?;
-            operator.set_identity_enabled(&access_key, false, wait()).await.map_err(|error| error.to_string())?;
+            operator.set_identity_enabled(&access_key, false, wait()).await.map_err(|error| late(&error))?;
             println!("{access_key} is disabled: within {} s no gateway takes what it signs", bound());
             Ok(())
         }
         Identity::Enable { config, access_key } => {
             let (operator, _) = connect(&config, Some(&access_key))?;
-            operator.set_identity_enabled(&access_key, true, wait()).await.map_err(|error| error.to_string())?;
+            operator.set_identity_enabled(&access_key, true, wait()).await.map_err(|error| late(&error))?;
             println!("{access_key} is enabled");
             Ok(())
         }
         Identity::Remove { config, access_key } => {
             let (operator, _) = connect(&config, Some(&access_key))?;
-            operator.remove_identity(&access_key, wait()).await.map_err(|error| error.to_string())?;
+            operator.remove_identity(&access_key, wait()).await.map_err(|error| late(&error))?;
             println!("{access_key} is removed: within {} s no gateway takes what it signs", bound());
             Ok(())
         }
+    }
+}
+
+/// What came of a change that failed, as far as that is known.
+fn late(error: &Error) -> String {
+    match error {
+        Error::Unknown(_) => {
+            format!(
+                "{error}. It may take effect yet, even after a later change: look at `keepstone identity list` in a minute, and say it again"
+            )
+        }
+        other => other.to_string(),
     }
 }
 
