@@ -110,22 +110,18 @@ impl Survey {
         (known > whole).then_some((whole + 1, known))
     }
 
-    /// Whether `have` is so of most voters of a configuration that may have been in force.
-    fn most(&self, have: impl Fn(&ReplicaPlace) -> bool) -> bool {
-        let quorum = |voters: &[ReplicaPlace]| voters.iter().filter(|voter| have(voter)).count() > voters.len() / 2;
-        let alone = |members: &&Members| quorum(&members.voters) && (members.outgoing.is_empty() || quorum(&members.outgoing));
-        self.possible().iter().any(alone)
-    }
-
-    /// Whether most voters, without those that are `lost`, are here and whole: then they go on by themselves.
+    /// Whether most voters, without those that are `lost`, are here and whole, whichever configuration was in force: then they go on by
+    /// themselves.
     pub(crate) fn has_quorum(&self, lost: &BTreeSet<ReplicaId>) -> bool {
-        self.most(|voter| !lost.contains(&voter.replica) && self.is_here(voter))
+        let here = |voter: &ReplicaPlace| !lost.contains(&voter.replica) && self.is_here(voter);
+        self.possible().iter().all(|members| has_most(members, here))
     }
 
-    /// Whether most voters, without those that are `lost`, are here with their votes, though damaged: each may have what others lost.
+    /// Whether most voters of a configuration that may have been in force, without those that are `lost`, are here with their votes, though
+    /// damaged: each may have what others lost.
     pub(crate) fn may_heal(&self, lost: &BTreeSet<ReplicaId>) -> bool {
         let found = |voter: &ReplicaPlace| self.remains.iter().any(|one| one.replica == voter.replica && one.out.is_none());
-        self.most(|voter| !lost.contains(&voter.replica) && found(voter))
+        self.possible().iter().any(|members| has_most(members, |voter| !lost.contains(&voter.replica) && found(voter)))
     }
 
     /// Where the replica is, by any configuration.
@@ -139,6 +135,12 @@ impl Survey {
         let rank = |one: &&Remains| one.whole_to().map(|whole| (one.whole_term, whole));
         self.remains.iter().filter(|one| one.replica == replica && rank(one).is_some()).max_by_key(rank)
     }
+}
+
+/// Whether `have` is so of most voters, on both sides of an exchange.
+fn has_most(members: &Members, have: impl Fn(&ReplicaPlace) -> bool) -> bool {
+    let quorum = |voters: &[ReplicaPlace]| voters.iter().filter(|voter| have(voter)).count() > voters.len() / 2;
+    quorum(&members.voters) && (members.outgoing.is_empty() || quorum(&members.outgoing))
 }
 
 impl fmt::Display for Survey {

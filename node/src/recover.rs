@@ -41,7 +41,7 @@ pub enum Refusal {
     #[error("most voters of this group are here and whole: start their nodes, and it goes on by itself, with nothing lost")]
     Quorum,
     #[error(
-        "most voters of this group are here, though damaged: start their nodes first, each may have what others lost; if they do not heal, say which one to go on from: --from REPLICA"
+        "most voters of this group are here, or may be, though not whole: start their nodes first, each may have what others lost; if it does not go on, say which one to go on from: --from REPLICA"
     )]
     MayHeal,
     #[error("{}: bring their drives, or say that they are lost for good: --lost {}", places(.0), ids(.0))]
@@ -186,6 +186,18 @@ mod tests {
         assert_eq!((named.refounding.whole_to, named.in_doubt), (19, Some((20, 30))));
         let stateless = survey(vec![remains(1, (30, 3), 30, &[], Some(6)), remains(2, (31, 3), 31, &[], None)]);
         assert_eq!(judged(&stateless, &wish(None, &[3])).unwrap_err(), Refusal::MayHeal, "its log may have what the other lacks");
+    }
+
+    #[test]
+    fn a_majority_of_only_one_of_the_configurations_that_may_be_in_force_may_not_go_on() {
+        let mut joint = members(3);
+        joint.outgoing = joint.voters.clone();
+        (joint.voters[2].replica, joint.last, joint.version) = (ReplicaId(4), ReplicaId(4), 7);
+        let left = consensus::Members { outgoing: Vec::new(), version: 8, ..joint.clone() };
+        let of = |id| Remains { configurations: vec![(5, joint.clone()), (12, left.clone())], ..remains(id, (12, 3), 10, &[], Some(5)) };
+        let two = survey(vec![of(1), of(4)]);
+        assert_eq!(judged(&two, &wish(None, &[2, 3])).unwrap_err(), Refusal::MayHeal, "who left the old one alone cannot say so");
+        assert_eq!(judged(&two, &wish(Some(1), &[2, 3])).unwrap().refounding.from.replica, ReplicaId(1));
     }
 
     #[test]

@@ -113,6 +113,11 @@ impl Members {
         Some(Members { group: self.group, version, voters, outgoing, learners, parting, last, machine: self.machine })
     }
 
+    /// Whether the replica is of an earlier founding: ids of one are more than [`ID_STEP_MAX`] behind those of the next.
+    pub(crate) fn is_later_than(&self, replica: ReplicaId) -> bool {
+        replica.0.saturating_add(ID_STEP_MAX) < self.last.0
+    }
+
     /// Everybody who belongs, or is parting, each once.
     pub fn all(&self) -> impl Iterator<Item = &ReplicaPlace> {
         self.with_vote().chain(&self.learners).chain(&self.parting)

@@ -180,9 +180,9 @@ impl Opening {
     }
 }
 
-/// Whether the log has the replica standing, as one that has promised something.
+/// Whether the log knows the replica, which has no manifest yet, and has not let go of it.
 pub(crate) fn stands(recovered: &BTreeMap<Key, Recovered>, key: Key) -> bool {
-    recovered.get(&key).is_some_and(|one| one.hard.is_some() && !one.removed)
+    recovered.get(&key).is_some_and(|one| !one.removed)
 }
 
 pub(crate) fn patient_of(recovered: Recovered) -> Patient {

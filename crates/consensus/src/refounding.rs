@@ -8,8 +8,8 @@
 //! - until the one batch of the log that is the decision the survivor is as it was; from then on it has left, and the new replica stands with
 //!   term and start. A crash before it leaves files that count for nothing and go with the next start, and all can be done again; a crash
 //!   after it is mended by the next start;
-//! - the new replica has an id that the old group never gave out and never could (ids more than [`ID_STEP_MAX`](crate::members::ID_STEP_MAX) beyond the last one are
-//!   refused), so nothing that the old one's replicas say is ever taken for a word to it;
+//! - the new replica has an id that the old group did not give out (ids come one by one, and none more than
+//!   [`ID_STEP_MAX`](crate::members::ID_STEP_MAX) beyond the last one is taken), so nothing that its replicas say is ever taken for a word to it;
 //! - its term is beyond every one that the old group can come to, so that index and term go on naming one entry;
 //! - what the machine gives out once goes on beyond all that the lost replicas can have given out ([`StateMachine::refounded`]).
 //!

@@ -182,7 +182,7 @@ impl Inner {
             // The next look sees what comes of it.
             return self.note_members(row, knows_better).await;
         }
-        self.tell_former(row).await;
+        self.tell_former(row, why).await;
         let replacing = match row.replacing {
             Some(replacing) => replacing,
             None if why.of(row).is_none() => return Ok(()),
@@ -217,7 +217,8 @@ impl Inner {
         };
         let Some(members) = members else { return Err(Error::Unavailable(format!("nobody who has group {group} answers"))) };
         // Nobody remembers why they were taken.
-        for learner in members.learners.iter().filter(|learner| row.replacing.is_none_or(|replacing| replacing.enters != **learner)) {
+        let unknown = |learner: &&ReplicaPlace| node.is_none() && row.replacing.is_none_or(|replacing| replacing.enters != **learner);
+        for learner in members.learners.iter().filter(unknown) {
             let _ = self.groups.change(group, Change::RemoveLearner(learner.replica), now() + STEP).await;
         }
         let (version, voters) = (members.version, members.voters.len());
@@ -228,9 +229,10 @@ impl Inner {
     }
 
     /// Replicas of before a group was founded anew, of whom those come back that were taken for lost: they must serve no more.
-    async fn tell_former(&self, row: &Group) {
+    async fn tell_former(&self, row: &Group, why: &Why) {
         let Ok(members) = self.groups.known(row.group) else { return };
-        for place in row.former.iter().filter(|place| members.era() >= row.era && !self.is_silent(place.node)) {
+        let heard = |place: &&ReplicaPlace| !self.is_silent(place.node) && !why.lost.contains(&place.drive);
+        for place in row.former.iter().filter(|place| members.era() >= row.era && heard(place)) {
             let told = self.groups.remove_replica(row.group, *place, &members, now() + REMOVE).await;
             let told = match told {
                 Ok(()) => self.propose(Command::FormerTold { group: row.group, replica: place.replica }, now() + STEP).await.map(drop),

@@ -172,8 +172,9 @@ impl Driver {
         let founded = || self.shared.founding.get(&key.group).map(Members::founding);
         match running.or_else(stopped).or_else(founded) {
             Some(own) if !members.proves_gone(key.replica, &own) => Gone::Unproved,
-            // One that never had anything was made for the group as it is now.
-            Some(own) if members.era() > own.era() && !self.is_blank(key) => Gone::Refounded,
+            // What it knows itself may be no more than how its group was founded at first: its id tells of which founding it is. One
+            // that never had anything has nothing to keep.
+            Some(own) if members.era() > own.era() && members.is_later_than(key.replica) && !self.is_blank(key) => Gone::Refounded,
             Some(_) => Gone::Left,
             None => Gone::Unproved,
         }
@@ -189,6 +190,11 @@ impl Driver {
     /// whoever looks for it.
     fn set_aside(&mut self, key: Key, waiter: Waiter) {
         const REASON: &str = "its group was founded anew without it: what it has is kept, and it never runs again";
+        let switching = self.replicas.get(&key).is_some_and(|replica| replica.switching.is_some());
+        if switching || self.coming.contains_key(&key) {
+            let _ = waiter.send((Answer::Busy, Bytes::new()));
+            return;
+        }
         if self.replicas.contains_key(&key) {
             runtime::probe!("consensus-replica-set-aside");
             self.stop(key, REASON, Stop::Damaged);

@@ -160,7 +160,7 @@ impl Driver {
         self.publish_stopped(key);
         let (state, disk) = (replica.state.clone(), self.disk.clone());
         replica.abandon();
-        // Closing a database writes.
+        // Closing it may wait for the drive.
         self.jobs.push(Box::pin(async move {
             disk::run(&disk, move || drop(state)).await;
             Done::Removed

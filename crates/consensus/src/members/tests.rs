@@ -198,6 +198,26 @@ fn what_cannot_be_a_configuration_is_not_sound() {
 }
 
 #[test]
+fn a_later_founding_is_newer_than_anything_of_before_and_tells_ids_apart() {
+    let mut before = founding(3);
+    let anew = before.refounded(NodeId(11), DriveId(101), 1000, 0).unwrap();
+    let again = before.refounded(NodeId(12), DriveId(102), 1001, 5).unwrap();
+    for replica in (4..=9).map(place) {
+        before.take(Change::AddLearner(replica)).unwrap();
+    }
+    assert!(anew.is_sound() && (anew.era(), again.era(), before.era()) == (1000, 1001, 0));
+    assert!((1..=3).all(|id| anew.proves_gone(ReplicaId(id), &founding(3)) && anew.is_later_than(ReplicaId(id))));
+    assert!(again.version > anew.version && again.voters[0].replica != anew.voters[0].replica);
+    assert!(!anew.is_later_than(anew.voters[0].replica) && !anew.is_later_than(ReplicaId(anew.last.0 + 1)));
+    let too_far = founding(3).take(Change::AddLearner(ReplicaPlace { replica: anew.last, ..place(1) }));
+    assert_eq!(too_far, Err(Refused::TooFar(anew.last)), "the old group does not come to its id at one step");
+    // By a clock that is behind it is newer all the same.
+    assert_eq!(anew.refounded(NodeId(11), DriveId(101), 3, 0).unwrap().era(), 1001);
+    assert_eq!(Members { version: u64::MAX, ..founding(1) }.refounded(NodeId(1), DriveId(1), 0, 0), None);
+    assert_eq!(Members { last: ReplicaId(u64::MAX), ..founding(1) }.refounded(NodeId(1), DriveId(1), 0, 0), None);
+}
+
+#[test]
 fn only_a_newer_configuration_of_the_same_group_proves_that_a_replica_left() {
     let own = founding(3);
     let mut proof = own.clone();

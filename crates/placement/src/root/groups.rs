@@ -10,6 +10,7 @@
 use super::{Counters, Verdict, decode_row, map, numbered};
 use crate::commands::Reply;
 use crate::{Bootstrap, Error, place_replicas};
+use consensus::members::ID_STEP_MAX;
 use consensus::{GroupSpec, Members, ReplicaPlace, Rows, RowsMut};
 use protocol::{DriveId, DriveState, GroupId, NodeId, ROOT, ReplicaId, wire};
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ const LOST: &[u8] = b"lost/";
 const LOST_END: &[u8] = b"lost0";
 
 /// Replica ids of each group that are left out when the root group is founded anew. A group refuses ids that are more than
-/// [`consensus::members::ID_STEP_MAX`] beyond its last one.
+/// [`ID_STEP_MAX`] beyond its last one.
 const SKIPPED_IDS: u64 = 1 << 16;
 
 /// Most groups in one answer.
@@ -183,8 +184,10 @@ pub(super) fn note_members(rows: &mut RowsMut<'_>, members: &Members) -> Result<
     }
     row.former.retain(|place| members.place(place.replica).is_none());
     row.voters.clone_from(&members.voters);
-    row.last = row.last.max(members.last);
-    (row.era, row.doubtful) = (members.era(), false);
+    // Ids that are left out for lost commands must not come to be out of the group's reach.
+    row.last = row.last.clamp(members.last, ReplicaId(members.last.0 + ID_STEP_MAX / 2));
+    // One node's word may be old: the group itself is asked next.
+    (row.era, row.doubtful) = (members.era(), anew);
     store(rows, &row);
     Ok(Verdict::Changed(Reply::Group(row)))
 }
@@ -392,7 +395,9 @@ mod tests {
         let noted = group_of(model.apply(Command::NoteMembers { members: members.clone() }).result);
         assert_eq!((noted.era, &noted.voters, noted.last), (1, &members.voters, members.last));
         assert_eq!(noted.former.len(), 6, "all of before, and who was about to enter");
-        assert!(noted.is_short() && noted.replacing.is_none());
+        assert!(noted.is_short() && noted.replacing.is_none() && noted.doubtful, "one node said so");
+        let noted = group_of(model.apply(Command::NoteMembers { members: members.clone() }).result);
+        assert!(!noted.doubtful, "the group said so");
         let revision = model.query(Query::LostDrives).revision;
         assert_eq!(group_of(model.apply(Command::NoteMembers { members }).result), noted);
         assert_eq!(model.query(Query::LostDrives).revision, revision, "said twice, it is noted once");
