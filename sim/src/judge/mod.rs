@@ -37,7 +37,7 @@ use jepsen_like::scenario::{Acknowledged, Scenario};
 use jepsen_like::workload::{self, Standing};
 use ledger::Ledger;
 use logs::Logs;
-use protocol::{BlobId, BucketId, DriveId, GroupId, Home, ReplicaId};
+use protocol::{BlobId, BucketId, DriveId, GroupId, Home, ROOT, ReplicaId};
 use runtime::side;
 use runtime::time::Instant;
 use slots::Slots;
@@ -181,8 +181,10 @@ impl Judge {
 
     /// Cluster time comes as far as most clocks show by now, or one step.
     async fn time_goes_on(&self) -> Option<Violation> {
-        let shown = time::middle(time::clocks(&self.cluster).into_iter().map(|(shows, _)| shows).collect());
-        let from = self.advanced().time.seen_ms();
+        let (shown, from) = {
+            let state = self.advanced();
+            (time::most_show(&self.cluster, state.logs.members(ROOT)), state.time.seen_ms())
+        };
         let aim = if from == 0 { shown } else { shown.min(from + node::inspect::CLUSTER_TIME_STEP_MS_MAX) };
         let deadline = runtime::time::now() + time::GOES_ON_WITHIN;
         while self.advanced().time.seen_ms() < aim {
@@ -260,10 +262,10 @@ impl Judge {
             found.push(Violation::new("version-known-to-all", text));
         }
         let readings = logs.take_readings();
-        let showed = || time::clocks(&self.cluster).into_iter().map(|(_, latest)| latest).collect();
-        found.extend(time.judge(node::inspect::cluster_time_ms(logs.root().rows()), showed));
+        let most = || time::most_showed(&self.cluster, logs);
+        found.extend(time.judge(node::inspect::cluster_time_ms(logs.root().rows()), most));
         if !readings.is_empty() {
-            found.extend(time::judge_readings(&readings, showed()));
+            found.extend(time::judge_readings(&readings, most()));
         }
         guard
     }

@@ -1,8 +1,10 @@
 //! Cluster time against the clocks that make it: it never goes back, it is never later than most root voters' clocks ever
 //! showed, and once all is well it goes on with them.
 
+use super::logs::Logs;
 use crate::cluster::Cluster;
 use crate::violation::Violation;
+use consensus::Members;
 use jepsen_like::scenario::Fault;
 use protocol::{GroupId, NodeId, ROOT};
 use std::time::Duration;
@@ -17,8 +19,8 @@ pub struct ClusterTime {
 }
 
 impl ClusterTime {
-    /// It is `now_ms` by the root group's log; the clocks of the voters never showed more than `showed_ms`.
-    pub fn judge(&mut self, now_ms: u64, showed_ms: impl FnOnce() -> Vec<u64>) -> Option<Violation> {
+    /// It is `now_ms` by the root group's log; most clocks of voters never showed more than `most_ms`.
+    pub fn judge(&mut self, now_ms: u64, most_ms: impl FnOnce() -> u64) -> Option<Violation> {
         let before = std::mem::replace(&mut self.seen_ms, now_ms);
         if now_ms < before {
             return Some(Violation::new("cluster-time-rises", format!("cluster time went back from {before} to {now_ms} ms")));
@@ -26,7 +28,7 @@ impl ClusterTime {
         if now_ms == before {
             return None;
         }
-        let most = middle(showed_ms());
+        let most = most_ms();
         (now_ms > most).then(|| {
             let text = format!("cluster time is {now_ms} ms, and most root voters' clocks never showed more than {most} ms");
             Violation::new("cluster-time-of-most", text)
@@ -38,9 +40,8 @@ impl ClusterTime {
     }
 }
 
-/// What expires is judged by readings of cluster time, which is never later than most root voters' clocks ever `showed`.
-pub fn judge_readings(readings: &[(GroupId, u64)], showed_ms: Vec<u64>) -> Vec<Violation> {
-    let most = middle(showed_ms);
+/// What expires is judged by readings of cluster time, which is never later than what most root voters' clocks ever showed, `most`.
+pub fn judge_readings(readings: &[(GroupId, u64)], most: u64) -> Vec<Violation> {
     let text = |(group, now_ms): &(GroupId, u64)| {
         format!("group {group} was told that cluster time is {now_ms} ms, and most root voters' clocks never showed more than {most} ms")
     };
@@ -52,17 +53,26 @@ pub fn is_of_clocks(fault: Fault) -> bool {
     matches!(fault, Fault::ClockSkew | Fault::ClockDrift | Fault::ClockJump | Fault::ClockFreeze)
 }
 
-/// For each root voter what the wall clock of its machine shows, and the latest that it ever showed.
-pub fn clocks(cluster: &Cluster) -> Vec<(u64, u64)> {
+/// For each voter of `root` what the wall clock of its machine shows, and the latest that it ever showed.
+fn clocks<'a>(cluster: &'a Cluster, root: &'a Members) -> impl Iterator<Item = (u64, u64)> + 'a {
     let machine =
         |node: NodeId| cluster.bootstrap.map.nodes.iter().position(|one| one.id == node).expect("voters live on nodes of the map");
-    let groups = node::inspect::groups(&cluster.bootstrap);
-    let root = groups.iter().find(|spec| spec.group == ROOT).expect("every cluster has a root group");
-    root.voters.iter().map(|voter| cluster.machines[machine(voter.node)].wall_ms()).collect()
+    root.voters.iter().map(move |voter| cluster.machines[machine(voter.node)].wall_ms())
+}
+
+/// What most clocks of the root voters show now, as `root` has them.
+pub fn most_show(cluster: &Cluster, root: &Members) -> u64 {
+    middle(clocks(cluster, root).map(|(shows, _)| shows).collect())
+}
+
+/// What most clocks of the root voters never showed more than, as any configuration of the root group so far has them.
+pub fn most_showed(cluster: &Cluster, logs: &Logs) -> u64 {
+    let latest = |root| middle(clocks(cluster, root).map(|(_, latest)| latest).collect());
+    logs.configurations(ROOT, 0, u64::MAX).map(latest).max().expect("the founding one stays")
 }
 
 /// The one in the middle, the lower one of two: a minority lies on either side of it.
-pub fn middle(mut shown: Vec<u64>) -> u64 {
+fn middle(mut shown: Vec<u64>) -> u64 {
     shown.sort_unstable();
     shown[(shown.len() - 1) / 2]
 }
@@ -74,7 +84,7 @@ mod tests {
     #[test]
     fn a_time_that_goes_back_or_runs_ahead_of_most_clocks_is_found() {
         let mut time = ClusterTime::default();
-        let clocks = || vec![500, 100, 300];
+        let clocks = || middle(vec![500, 100, 300]);
         assert_eq!(time.judge(0, || unreachable!("it does not move")), None);
         assert_eq!(time.judge(300, clocks), None);
         assert_eq!(time.judge(300, || unreachable!("it does not move")), None);
