@@ -182,7 +182,7 @@ impl Inner {
             // The next look sees what comes of it.
             return self.note_members(row, knows_better).await;
         }
-        self.tell_former(row, why).await;
+        self.tell_former(row).await;
         let replacing = match row.replacing {
             Some(replacing) => replacing,
             None if why.of(row).is_none() => return Ok(()),
@@ -229,10 +229,10 @@ impl Inner {
     }
 
     /// Replicas of before a group was founded anew, of whom those come back that were taken for lost: they must serve no more.
-    async fn tell_former(&self, row: &Group, why: &Why) {
+    async fn tell_former(&self, row: &Group) {
         let Ok(members) = self.groups.known(row.group) else { return };
-        let heard = |place: &&ReplicaPlace| !self.is_silent(place.node) && !why.lost.contains(&place.drive);
-        for place in row.former.iter().filter(|place| members.era() >= row.era && heard(place)) {
+        // Also those on drives that were declared lost: they may come back all the same.
+        for place in row.former.iter().filter(|place| members.era() >= row.era && !self.is_silent(place.node)) {
             let told = self.groups.remove_replica(row.group, *place, &members, now() + REMOVE).await;
             let told = match told {
                 Ok(()) => self.propose(Command::FormerTold { group: row.group, replica: place.replica }, now() + STEP).await.map(drop),
