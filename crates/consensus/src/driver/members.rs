@@ -170,11 +170,13 @@ impl Driver {
         let running = self.replicas.get(&key).map(|replica| replica.members.clone());
         let stopped = || self.stopped.get(&key)?.state.as_ref().map(|state| state.meta().members);
         let founded = || self.shared.founding.get(&key.group).map(Members::founding);
-        match running.or_else(stopped).or_else(founded) {
+        let own = running.or_else(stopped);
+        // Where nothing is known but how the group was founded at first, the id tells of which founding the replica is.
+        let earlier = own.is_some() || members.is_later_than(key.replica);
+        match own.or_else(founded) {
             Some(own) if !members.proves_gone(key.replica, &own) => Gone::Unproved,
-            // What it knows itself may be no more than how its group was founded at first: its id tells of which founding it is. One
-            // that never had anything has nothing to keep.
-            Some(own) if members.era() > own.era() && members.is_later_than(key.replica) && !self.is_blank(key) => Gone::Refounded,
+            // One that never had anything has nothing to keep.
+            Some(own) if members.era() > own.era() && earlier && !self.is_blank(key) => Gone::Refounded,
             Some(_) => Gone::Left,
             None => Gone::Unproved,
         }
