@@ -295,7 +295,7 @@ impl Driver {
 
     /// Somebody says that the replica left its group for good, as `members` proves.
     pub(super) fn told_gone(&mut self, key: Key, by: ReplicaId, node: NodeId, members: &Members) {
-        // Nobody who is of a later founding knows it: those who say so were in its own group.
+        // To be set aside it is told by the root group's leader, who waits until that is durable.
         if self.may_speak(key, by, node) && self.believes_gone(key, members) == Gone::Left {
             self.remove(key, None);
         }
