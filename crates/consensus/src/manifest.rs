@@ -27,6 +27,11 @@ pub(crate) fn state_name(key: Key, file: u64) -> String {
     format!("{FOLDER}/g{}-r{}-{file}.redb", key.group, key.replica)
 }
 
+/// Name of the file for what follows a snapshot that is fetched into the `file`-th state file.
+pub(crate) fn tail_name(key: Key, file: u64) -> String {
+    format!("{FOLDER}/g{}-r{}-{file}.tail", key.group, key.replica)
+}
+
 fn manifest_name(key: Key) -> String {
     format!("{FOLDER}/g{}-r{}.manifest", key.group, key.replica)
 }
@@ -143,13 +148,14 @@ impl Manifest {
         file.sync()
     }
 
-    /// Remove state files of this replica that the manifest does not name: snapshots that were never switched to.
+    /// Remove state files of this replica that the manifest does not name, and what is beside them: snapshots that were never switched to.
     pub(crate) fn remove_strays(&self, disk: &Arc<dyn Disk>) -> Result<(), disk::Error> {
         let keep = state_name(self.key, self.file);
         let prefix = format!("g{}-r{}-", self.key.group, self.key.replica);
         for entry in disk.list(FOLDER)? {
             let name = format!("{FOLDER}/{}", entry.name);
-            if entry.name.starts_with(&prefix) && entry.name.ends_with(".redb") && name != keep {
+            let fetched = entry.name.ends_with(".redb") || entry.name.ends_with(".tail");
+            if entry.name.starts_with(&prefix) && fetched && name != keep {
                 disk.remove(&name)?;
             }
         }

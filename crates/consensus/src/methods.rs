@@ -4,7 +4,9 @@ use crate::driver::Input;
 use crate::host::{Refused, Switchboard};
 use crate::log::Key;
 use crate::replica::{Query, Waiter};
-use crate::wire::{self, Answer, Create, Fetch, Frame, PageRequest, Propose, ProposeChange, Read, Remove, WhoBelongs};
+use crate::wire::{
+    self, Answer, Create, Fetch, Frame, PageRequest, ProofRequest, Propose, ProposeChange, Read, Remove, Tail, TailRequest, WhoBelongs,
+};
 use bytes::Bytes;
 use protocol::limits::COMMAND_BYTES_MAX;
 use protocol::wire::{decode, encode};
@@ -99,6 +101,25 @@ async fn serve(shared: Arc<Switchboard>, request: Request) -> Reply {
             Ok(page) => shared.offers.serve(page, shared.settings.snapshot_page_bytes).await,
             Err(_) => answer(Answer::Malformed, Bytes::new()),
         },
+        wire::SNAPSHOT_PROOF => match decode::<ProofRequest>(&request.meta) {
+            Ok(asked) => Reply { meta: encode(&shared.offers.proof(asked.token)).into(), body: Vec::new() },
+            Err(_) => malformed(),
+        },
+        wire::SNAPSHOT_TAIL => {
+            let Ok(asked) = decode::<TailRequest>(&request.meta) else { return malformed() };
+            let key = Key { group: asked.group, replica: asked.to };
+            let (waiter, wait) = oneshot::channel();
+            let told = |tail: Tail| Reply { meta: encode(&tail).into(), body: Vec::new() };
+            match shared.offer(key, Input::Tail { key, from: request.from, asked, waiter }) {
+                Ok(()) => {}
+                Err(Refused::Busy) => return told(Tail::Entries(Vec::new())),
+                Err(Refused::NoReplica) => return told(Tail::Gone),
+            }
+            match time::timeout_at(request.deadline, wait).await {
+                Ok(Ok(reply)) => reply,
+                Ok(Err(_)) | Err(_) => told(Tail::Gone),
+            }
+        }
         _ => answer(Answer::Malformed, Bytes::new()),
     }
 }

@@ -33,7 +33,7 @@ const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 /// Kept free beyond it for changes of the members, of which one at a time is under way: load must not hold an exchange up.
 const CHANGES_BYTES: u64 = 64 << 10;
 
-/// Entries that a learner may lack when it is made a voter.
+/// Committed entries that a learner may lack when it is made a voter.
 const CAUGHT_UP_ENTRIES: u64 = 128;
 /// Ticks between two looks at whether the version of a group's commands can be raised.
 const VERSION_TICKS: u64 = 16;
@@ -147,6 +147,10 @@ pub(crate) struct Replica {
     pub healed_at: Option<(Instant, Duration)>,
     /// When a snapshot was offered to a peer that has not answered yet.
     pub offered: BTreeMap<u64, Instant>,
+    /// When the snapshot was made that is offered.
+    pub offered_at: Option<Instant>,
+    /// Who fetches a snapshot: up to where it has what was committed meanwhile, and when it said so.
+    pub fetched_by: BTreeMap<ReplicaId, (u64, Instant)>,
 }
 
 /// The parts that a replica is opened from.
@@ -225,6 +229,8 @@ impl Replica {
             healed: None,
             healed_at: None,
             offered: BTreeMap::new(),
+            offered_at: None,
+            fetched_by: BTreeMap::new(),
         })
     }
 
@@ -237,7 +243,7 @@ impl Replica {
         self.members.all().filter(|place| place.replica != self.key.replica).copied().collect()
     }
 
-    fn leader(&self) -> Option<ReplicaId> {
+    pub(crate) fn leader(&self) -> Option<ReplicaId> {
         Some(self.raw.raft.leader_id).filter(|id| *id != raft::INVALID_ID).map(ReplicaId)
     }
 
@@ -393,10 +399,10 @@ impl Replica {
     fn may_enter(&self, enters: ReplicaId, then: &Members) -> bool {
         let progress = self.raw.raft.prs();
         let heard = |id: ReplicaId| id == self.key.replica || progress.get(id.0).is_some_and(|one| one.recent_active);
-        let last = self.raw.raft.raft_log.last_index();
+        let committed = self.raw.raft.raft_log.committed;
         // Raft takes a new one for active, and for one that lacks nothing in a short log, before it ever answered.
         let answered = |one: &Progress| one.matched > 0 && one.state != ProgressState::Snapshot;
-        let caught_up = progress.get(enters.0).is_some_and(|one| answered(one) && one.matched + CAUGHT_UP_ENTRIES >= last);
+        let caught_up = progress.get(enters.0).is_some_and(|one| answered(one) && one.matched + CAUGHT_UP_ENTRIES >= committed);
         let living = then.voters.iter().filter(|voter| heard(voter.replica)).count();
         caught_up && heard(enters) && living > then.voters.len() / 2
     }

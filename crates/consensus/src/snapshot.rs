@@ -1,18 +1,21 @@
 //! Snapshots: sorted rows that a follower fetches page by page from rows that its leader holds frozen.
 //!
-//! Raft's own message is only an offer. The follower fetches all rows into a new state file, proves them against the
-//! offer's count and hash, makes them durable, and only then lets Raft see the message.
+//! Raft's own message is only an offer. The follower fetches all rows into a new state file, and beside it what the group commits meanwhile
+//! ([`fetch`]); proves the rows against their count and hash, applies what followed, makes all durable, and only then lets Raft see the
+//! message. So a snapshot is about as new as its group when it is taken, however long it took.
 
-use crate::host::Settings;
+mod fetch;
+mod tail;
+
+pub(crate) use fetch::{Source, Target, fetch};
+
 use crate::log::Key;
-use crate::state::{Error, Frozen, Meta, State};
-use crate::wire::{Page, PageRequest, SNAPSHOT_PAGE, SnapshotOffer};
-use bytes::{BufMut, Bytes, BytesMut};
-use protocol::NodeId;
-use protocol::wire::{decode, encode};
+use crate::state::Frozen;
+use crate::wire::{Page, PageRequest, Proof, SnapshotOffer};
+use bytes::{BufMut, BytesMut};
+use protocol::wire::encode;
 use runtime::disk::{self, Disk};
-use runtime::probe::waypoint;
-use runtime::rpc::{Class, Reply, Rpc};
+use runtime::rpc::Reply;
 use runtime::time::{self, Instant};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -20,15 +23,10 @@ use std::time::Duration;
 
 /// Most snapshots that a node holds frozen; each keeps old pages of its database from being reused.
 const FROZEN_MAX: usize = 64;
-/// The longest that one page is waited for, and asked for again: a sender that is silent for longer may be gone, and another one offers.
-const PAGE_PATIENCE: Duration = Duration::from_secs(10);
-/// The longest wait for one answer.
-const PAGE_WAIT: Duration = Duration::from_secs(5);
-/// Between two attempts for one page.
-const PAGE_PAUSE: Duration = Duration::from_millis(200);
-
 struct Held {
     frozen: Arc<Frozen>,
+    /// Number of its rows, and the hash over them, when all were read.
+    proof: Option<(u64, u64)>,
     disk: Arc<dyn Disk>,
     last_used: Instant,
 }
@@ -40,8 +38,8 @@ pub(crate) struct Offers {
 }
 
 impl Offers {
-    /// Offer frozen rows under a new token.
-    pub(crate) fn add(&self, disk: Arc<dyn Disk>, frozen: Frozen, rows: u64, rows_hash: u64) -> SnapshotOffer {
+    /// Offer frozen rows under a new token. Their proof is owed, see [`prove`](Self::prove).
+    pub(crate) fn add(&self, disk: Arc<dyn Disk>, frozen: Arc<Frozen>) -> SnapshotOffer {
         let token = runtime::entropy::u64();
         let meta = &frozen.meta;
         let offer = SnapshotOffer {
@@ -49,14 +47,30 @@ impl Offers {
             term: meta.term,
             members: meta.members.clone(),
             token,
-            rows,
-            rows_hash,
             state_hash: meta.state_hash,
             marks: meta.marks.clone(),
         };
-        let one = Held { frozen: Arc::new(frozen), disk, last_used: time::now() };
+        let one = Held { frozen, proof: None, disk, last_used: time::now() };
         self.held.lock().expect("no holder panics").insert(token, one);
         offer
+    }
+
+    /// The rows under `token` are so many and have this hash.
+    pub(crate) fn prove(&self, token: u64, rows: u64, rows_hash: u64) {
+        if let Some(one) = self.held.lock().expect("no holder panics").get_mut(&token) {
+            one.proof = Some((rows, rows_hash));
+        }
+    }
+
+    /// What the rows under `token` are proved by.
+    pub(crate) fn proof(&self, token: u64) -> Proof {
+        match self.held.lock().expect("no holder panics").get_mut(&token) {
+            Some(one) => {
+                one.last_used = time::now();
+                one.proof.map_or(Proof::NotYet, |(rows, rows_hash)| Proof::Known { rows, rows_hash })
+            }
+            None => Proof::Gone,
+        }
     }
 
     /// Whether another one may be frozen. None that is being fetched makes room: it would have to begin anew.
@@ -104,100 +118,4 @@ impl Offers {
         let count = u32::try_from(rows.len()).expect("pages are bounded");
         Reply { meta: encode(&Page::Rows { count, done }).into(), body: vec![body.freeze()] }
     }
-}
-
-/// Where a fetched snapshot goes.
-pub(crate) struct Target {
-    pub disk: Arc<dyn Disk>,
-    pub name: String,
-    pub key: Key,
-    /// Up to this version the program knows the group's commands.
-    pub known: u32,
-}
-
-/// Fetch all rows of `offer` from node `from` into a new state file; durable and proved when it returns.
-pub(crate) async fn fetch(rpc: Rpc, from: NodeId, offer: SnapshotOffer, target: Target, settings: Settings) -> Result<State, Error> {
-    let meta = Meta {
-        key: target.key,
-        applied: offer.index,
-        term: offer.term,
-        members: offer.members.clone(),
-        state_hash: offer.state_hash,
-        marks: offer.marks.clone(),
-    };
-    let Target { disk, name, known, .. } = target;
-    if offer.members.machine > known {
-        return Err(Error::newer(offer.members.machine, known));
-    }
-    let created = {
-        let (disk, meta) = (disk.clone(), meta.clone());
-        // Until it is sealed the file says that nothing was applied; no manifest names it anyway.
-        let empty = Meta { applied: 0, term: 0, state_hash: 0, marks: Vec::new(), ..meta };
-        let (cache, interval) = (settings.cache_bytes, settings.mark_interval);
-        disk::run(&disk.clone(), move || State::create(&disk, &name, cache, interval, empty)).await?
-    };
-    let state = Arc::new(created);
-    for table in 0..2 {
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let (mut rows, done) = fetch_page(&rpc, from, PageRequest { token: offer.token, table, after: after.clone() }).await?;
-            after = rows.last().map(|(key, _)| key.to_vec()).or(after);
-            if done && table == 0 && runtime::planted("snapshot-without-last-rows") {
-                rows.pop();
-            }
-            waypoint("consensus-snapshot-page").await;
-            let filled = state.clone();
-            disk::run(&disk, move || filled.fill(table, &rows)).await?;
-            if done {
-                break;
-            }
-        }
-    }
-    waypoint("consensus-snapshot-before-seal").await;
-    let sealed = state.clone();
-    disk::run(&disk, move || sealed.seal(meta, offer.rows, offer.rows_hash)).await?;
-    Ok(Arc::into_inner(state).expect("every job has ended"))
-}
-
-async fn fetch_page(rpc: &Rpc, from: NodeId, request: PageRequest) -> Result<(Vec<(Bytes, Bytes)>, bool), Error> {
-    let meta: Bytes = encode(&request).into();
-    let (mut last, mut attempts) = ("no time was left".to_owned(), 0);
-    let until = time::now() + PAGE_PATIENCE;
-    while time::now() < until {
-        attempts += 1;
-        if attempts == 2 {
-            runtime::probe!("consensus-snapshot-page-asked-again");
-        }
-        match rpc.call(from, Class::Bulk, SNAPSHOT_PAGE, 0, meta.clone(), Vec::new(), until.min(time::now() + PAGE_WAIT)).await {
-            Ok(received) => {
-                return match decode(&received.meta) {
-                    Ok(Page::Rows { count, done }) => match split_rows(received.body, count) {
-                        // A page without rows that is not the last would be asked for for ever.
-                        Some(rows) if done || !rows.is_empty() => Ok((rows, done)),
-                        _ => Err(Error::of_sender("a page is malformed")),
-                    },
-                    Ok(Page::Gone) => Err(Error::of_sender("the sender let go of it")),
-                    Err(error) => Err(Error::of_sender(&error.to_string())),
-                };
-            }
-            Err(error) => last = error.to_string(),
-        }
-        time::sleep(PAGE_PAUSE).await;
-    }
-    Err(Error::of_sender(&last))
-}
-
-fn split_rows(mut body: Bytes, count: u32) -> Option<Vec<(Bytes, Bytes)>> {
-    let mut rows = Vec::new();
-    for _ in 0..count {
-        let (key, rest) = body.split_first_chunk::<4>()?;
-        let (value, rest) = rest.split_first_chunk::<4>()?;
-        let (key, value) = (u32::from_le_bytes(*key) as usize, u32::from_le_bytes(*value) as usize);
-        if rest.len() < key.checked_add(value)? {
-            return None;
-        }
-        let _lengths = body.split_to(8);
-        rows.push((body.split_to(key), body.split_to(value)));
-    }
-    body.is_empty().then_some(rows)
 }

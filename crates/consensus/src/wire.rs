@@ -27,6 +27,10 @@ pub(crate) const MEMBERS: Method = Method(0x0206);
 pub(crate) const CREATE: Method = Method(0x0207);
 /// Remove a replica of this node that left its group.
 pub(crate) const REMOVE: Method = Method(0x0208);
+/// What was committed behind a snapshot, for who fetches it.
+pub(crate) const SNAPSHOT_TAIL: Method = Method(0x0209);
+/// What the rows of a snapshot are proved by.
+pub(crate) const SNAPSHOT_PROOF: Method = Method(0x020a);
 
 /// What a replica has of entries that another one of its group lost.
 pub(crate) const FETCH: Method = Method(0x0220);
@@ -77,9 +81,6 @@ pub(crate) struct SnapshotOffer {
     pub members: Members,
     /// Names the frozen rows at the sender.
     pub token: u64,
-    pub rows: u64,
-    /// Over all rows in order.
-    pub rows_hash: u64,
     /// The rolling state hash at `index`.
     pub state_hash: u64,
     /// Rolling hashes at earlier marks.
@@ -279,6 +280,41 @@ pub(crate) enum Page {
     Gone,
 }
 
+/// Answered with a [`Proof`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ProofRequest {
+    pub token: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Proof {
+    /// Number of rows of the snapshot, and the hash over all of them in order.
+    Known {
+        rows: u64,
+        rows_hash: u64,
+    },
+    /// They are being read: ask again.
+    NotYet,
+    Gone,
+}
+
+/// Ask `to` for entries that are committed and follow `after`; `from` has all up to it. Answered with a [`Tail`].
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct TailRequest {
+    pub group: GroupId,
+    pub to: ReplicaId,
+    pub from: ReplicaId,
+    pub after: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Tail {
+    /// As many as an answer holds, without a gap. Their data follow in the body.
+    Entries(Vec<Entry>),
+    /// The log begins behind them, or there is no such replica.
+    Gone,
+}
+
 const NET_KINDS: [MessageType; 13] = [
     MessageType::MsgAppend,
     MessageType::MsgAppendResponse,
@@ -455,7 +491,7 @@ mod tests {
     fn offer() -> SnapshotOffer {
         let place = ReplicaPlace { replica: ReplicaId(1), node: NodeId(1), drive: DriveId(1) };
         let members = Members::founding(&GroupSpec { group: GroupId(3), voters: vec![place] });
-        SnapshotOffer { index: 9, term: 2, members, token: 1, rows: 0, rows_hash: 0, state_hash: 0, marks: vec![(8, 3)] }
+        SnapshotOffer { index: 9, term: 2, members, token: 1, state_hash: 0, marks: vec![(8, 3)] }
     }
 
     quickcheck! {

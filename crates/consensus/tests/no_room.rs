@@ -8,7 +8,7 @@ mod machine;
 use cluster::{Cluster, GROUP, healed, list, quick, session, within};
 use consensus::{Bootstrap, Settings};
 use machine::append;
-use runtime::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space};
+use runtime::disk::{Disk, DiskFile, Entry, Error, Lane, Open, Result, Space};
 use runtime::time;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,8 +61,8 @@ impl Disk for OnceFull {
     fn closed(&self) -> Option<String> {
         self.disk.closed()
     }
-    fn submit(&self, job: Box<dyn FnOnce() + Send>) {
-        self.disk.submit(job);
+    fn submit(&self, lane: Lane, job: Box<dyn FnOnce() + Send>) {
+        self.disk.submit(lane, job);
     }
 }
 

@@ -30,6 +30,8 @@ mod real {
 
     /// Keys lie in so many folders, for listings with a delimiter.
     const FOLDERS: u64 = 10;
+    /// Entries that a replica lacks at the most when it has caught up.
+    const LAG: u64 = 1000;
     const BUCKET: BucketId = BucketId(7);
     const WRITER: WriterId = WriterId(1);
 
@@ -275,6 +277,7 @@ mod real {
 
     /// The work, in a process of its own that is killed while it writes.
     fn crash(options: &Options) {
+        std::fs::create_dir_all(&options.folder).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(std::env::args().skip(1))
             .arg("--folder")
@@ -330,17 +333,25 @@ mod real {
         read(options, client, bucket).await;
         list(options, client, bucket).await;
         line("resident, highest so far (all replicas), MiB", format!("{}, {}", memory_mib("VmRSS:"), memory_mib("VmHWM:")));
+        // Keys of their own from here on: how many there are is not known.
+        let drawn = Cell::new(options.keys);
+        let next = || Some(drawn.replace(drawn.get() + 1));
+        let put = |number| async move {
+            client.put(bucket, &key(number), record(number), Preconditions::default(), late()).await.unwrap();
+        };
         if options.first_nodes() < options.replicas {
-            snapshot(options, &mut cluster).await;
+            let over = Cell::new(false);
+            let begun = time::now();
+            let until_over = || next().filter(|_| !over.get());
+            let caught_up = async {
+                snapshot(options, &mut cluster).await;
+                over.set(true);
+            };
+            let (times, ()) = futures::join!(measure(options.clients, until_over, put), caught_up);
+            rates("put meanwhile", &times, time::now() - begun);
         }
         std::fs::write(options.mark(), []).unwrap();
-        // Keys of their own: how many there are is not known.
-        let drawn = Cell::new(0);
-        let next = || Some(options.keys + drawn.replace(drawn.get() + 1));
-        measure(options.clients, next, |number| async move {
-            client.put(bucket, &key(number), record(number), Preconditions::default(), late()).await.unwrap();
-        })
-        .await;
+        measure(options.clients, next, put).await;
     }
 
     async fn fill(options: &Options, client: &Client, bucket: &BucketRef, bare: f64) {
@@ -450,20 +461,24 @@ mod real {
         line("resident (all replicas), MiB", memory_mib("VmRSS:"));
     }
 
-    /// The last replica starts for the first time: all that it lacks was cut from the log, so it fetches the states.
+    /// The last replica starts for the first time: all that it lacks was cut from the log, so it fetches the states, while they are written to.
     async fn snapshot(options: &Options, cluster: &mut Cluster) {
         let last = options.replicas;
+        let before = on_disk(&cluster.folders[0], "g");
         let begun = time::now();
         cluster.open(last, Bootstrap::First).await;
         let behind = |cluster: &Cluster| {
             let (mine, others) = (cluster.applied(last), cluster.applied(1));
-            mine.len() < others.len() || mine.iter().zip(others).any(|(mine, other)| *mine < other)
+            mine.len() < others.len() || mine.iter().zip(others).any(|(mine, other)| mine + LAG < other)
         };
+        let mut highest = before;
         while behind(cluster) {
             time::sleep(Duration::from_millis(20)).await;
+            highest = highest.max(on_disk(&cluster.folders[0], "g"));
         }
         let bytes = on_disk(&cluster.folders[last as usize - 1], "g");
         let seconds = (time::now() - begun).as_secs_f64();
         line("a new replica has caught up after, s", format!("{seconds:.2}, of {} MiB", bytes >> 20));
+        line("the states it came from before, at the most, MiB", format!("{}, {}", before >> 20, highest >> 20));
     }
 }

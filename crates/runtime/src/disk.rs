@@ -10,8 +10,26 @@
 
 use std::sync::Arc;
 
-/// Threads that work for one drive: enough that a sync does not hold up reads.
-pub(crate) const THREADS: usize = 4;
+/// The threads of a drive that do a kind of work: however much there is of one, the other finds one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lane {
+    /// All that is not of the log: there may be much of it, and it may take long.
+    Work,
+    /// The log's writes, one after another: every group of the drive waits for them.
+    Log,
+}
+
+impl Lane {
+    pub(crate) const ALL: [Lane; 2] = [Lane::Work, Lane::Log];
+
+    /// How many: for work enough that a sync does not hold up reads.
+    pub(crate) fn threads(self) -> usize {
+        match self {
+            Lane::Work => 4,
+            Lane::Log => 1,
+        }
+    }
+}
 
 /// A drive failed or refuses.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -96,8 +114,8 @@ pub trait Disk: Send + Sync + 'static {
     fn close(&self, reason: &str);
     /// Why the drive is closed, if it is.
     fn closed(&self) -> Option<String>;
-    /// Run `job` where blocking on this drive harms nobody: on one of its few threads, when one is free.
-    fn submit(&self, job: Box<dyn FnOnce() + Send>);
+    /// Run `job` where blocking on this drive harms nobody: on one of its few threads of this lane, when one is free.
+    fn submit(&self, lane: Lane, job: Box<dyn FnOnce() + Send>);
 }
 
 /// Open the folder at `path` as a drive. Fails if it is missing or another process has it open. Production only.
@@ -139,10 +157,20 @@ where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
+    run_in(disk, Lane::Work, work).await
+}
+
+/// Run `work` on a thread of this lane, and wait for its result.
+pub async fn run_in<T, F>(disk: &Arc<dyn Disk>, lane: Lane, work: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    disk.submit(Box::new(move || {
+    let job = Box::new(move || {
         // The waiter may have been cancelled; the work is done all the same.
         let _ = sender.send(work());
-    }));
+    });
+    disk.submit(lane, job);
     receiver.await.expect("a drive runs every job that it accepted, or panics")
 }

@@ -13,10 +13,9 @@ use crate::log::{Key, Record, Start};
 use crate::manifest::{Manifest, state_name};
 use crate::refetch::{Patient, Testimony};
 use crate::replica::{Opened, Replica};
-use crate::snapshot::{self, Target};
+use crate::snapshot::{self, Source, Target};
 use crate::state::{Error, State, catching};
 use crate::wire::{FETCH, Fetch, Fetched, SnapshotOffer, join_entries, split_entries};
-use protocol::NodeId;
 use protocol::limits::COMMAND_BYTES_MAX;
 use protocol::wire::{decode, encode};
 use raft::eraftpb::Entry;
@@ -75,6 +74,8 @@ pub(crate) struct Stopped {
     state_wanted: Option<u64>,
     /// A job works for it.
     busy: bool,
+    /// The job fetches a state.
+    fetches: bool,
     /// Its log is in this batch: it runs when the batch is durable.
     waking: Option<u64>,
     at: Instant,
@@ -85,7 +86,7 @@ pub(crate) struct Stopped {
 
 /// A finished job for a replica that does not run.
 pub(super) enum Step {
-    Heard(Vec<(NodeId, Testimony, Option<SnapshotOffer>)>),
+    Heard(Vec<(Source, Testimony, Option<SnapshotOffer>)>),
     /// A state was fetched, and the manifest names it; or not.
     Installed(u64, Result<State, Error>),
     Reopened(Result<State, Error>),
@@ -117,6 +118,7 @@ impl Stopped {
             progress,
             state_wanted,
             busy,
+            fetches: false,
             waking,
             at,
             pause,
@@ -174,6 +176,11 @@ impl Stopped {
     /// A job for it is under way yet.
     pub(super) fn hold(&mut self) {
         self.busy = true;
+    }
+
+    /// Whether a state is being fetched for it.
+    pub(super) fn fetches(&self) -> bool {
+        self.fetches
     }
 
     pub(super) fn is_waking(&self) -> bool {
@@ -293,7 +300,7 @@ impl Driver {
 
     pub(super) fn healing(&mut self, key: Key, step: Step) {
         let Some(stopped) = self.stopped.get_mut(&key) else { return };
-        stopped.busy = false;
+        (stopped.busy, stopped.fetches) = (false, false);
         match step {
             Step::Heard(heard) => self.heard(key, heard),
             Step::Installed(file, Ok(state)) => {
@@ -338,7 +345,7 @@ impl Driver {
     }
 
     /// Take over what may be believed, and fetch a state if one is needed.
-    fn heard(&mut self, key: Key, heard: Vec<(NodeId, Testimony, Option<SnapshotOffer>)>) {
+    fn heard(&mut self, key: Key, heard: Vec<(Source, Testimony, Option<SnapshotOffer>)>) {
         let Some(stopped) = self.stopped.get_mut(&key) else { return };
         let witnesses: Vec<Testimony> = heard.iter().map(|(_, testimony, _)| testimony.clone()).collect();
         let cure = stopped.patient.hear(&witnesses);
@@ -357,25 +364,26 @@ impl Driver {
         stopped.state_wanted = cure.state;
         // The newest state that does.
         let needed = cure.state.filter(|_| cure.found == 0);
-        let offers = heard.into_iter().filter_map(|(node, _, offer)| Some((node, offer?)));
+        let offers = heard.into_iter().filter_map(|(source, _, offer)| Some((source, offer?)));
         let best = offers.filter(|(_, offer)| needed.is_some_and(|needed| offer.index >= needed)).max_by_key(|(_, offer)| offer.index);
-        if let Some((node, offer)) = best {
-            self.install(key, node, offer);
+        // If others are fetching it asks again, and may be offered a newer one.
+        if let Some((source, offer)) = best.filter(|_| self.may_fetch()) {
+            self.install(key, source, offer);
         }
     }
 
     /// Fetch a state into a new file and let the manifest name it.
-    fn install(&mut self, key: Key, node: NodeId, offer: SnapshotOffer) {
+    fn install(&mut self, key: Key, source: Source, offer: SnapshotOffer) {
         let Some(stopped) = self.stopped.get_mut(&key) else { return };
         stopped.busy = true;
         let file = stopped.next_file;
         stopped.next_file += 1;
-        let known = (self.shared.machine)(key.group).version();
-        let target = Target { disk: self.disk.clone(), name: state_name(key, file), key, known };
+        stopped.fetches = true;
+        let target = Target { disk: self.disk.clone(), key, file, machine: (self.shared.machine)(key.group) };
         let (rpc, settings, disk) = (self.shared.rpc.clone(), self.shared.settings.clone(), self.disk.clone());
         let manifest = Manifest { drive: self.drive, key, file };
         self.jobs.push(Box::pin(async move {
-            let fetched = snapshot::fetch(rpc, node, offer, target, settings).await;
+            let fetched = snapshot::fetch(rpc, source, offer, target, settings).await;
             waypoint("consensus-snapshot-before-manifest").await;
             let result = match fetched {
                 Ok(state) => {
@@ -468,7 +476,7 @@ impl Driver {
     }
 }
 
-async fn ask_one(rpc: Rpc, place: ReplicaPlace, asked: Fetch, deadline: Instant) -> Option<(NodeId, Testimony, Option<SnapshotOffer>)> {
+async fn ask_one(rpc: Rpc, place: ReplicaPlace, asked: Fetch, deadline: Instant) -> Option<(Source, Testimony, Option<SnapshotOffer>)> {
     let (wanted, wanted_of) = (asked.wanted.clone(), asked.group);
     let meta = encode(&Fetch { to: place.replica, ..asked });
     let received = rpc.call(place.node, Class::Bulk, FETCH, 0, meta.into(), Vec::new(), deadline).await.ok()?;
@@ -477,5 +485,9 @@ async fn ask_one(rpc: Rpc, place: ReplicaPlace, asked: Fetch, deadline: Instant)
     let offer = offer.filter(|offer| offer.members.group == wanted_of && offer.members.is_sound());
     let asked = |index: u64| wanted.iter().any(|run| (run.first..run.first + run.count).contains(&index));
     let entries = entries.into_iter().filter(|entry| asked(entry.index)).map(|entry| (entry.index, entry)).collect();
-    Some((place.node, Testimony { term, leads, commit, start, last, acknowledged, entries }, offer))
+    Some((
+        Source { node: place.node, replica: place.replica },
+        Testimony { term, leads, commit, start, last, acknowledged, entries },
+        offer,
+    ))
 }

@@ -4,9 +4,9 @@ use super::order::{append_to, record_of};
 use super::{Done, Driver};
 use crate::log::Key;
 use crate::manifest::state_name;
-use crate::replica::{Fetched, Switching, Waiting};
-use crate::snapshot::{self, Target};
-use crate::state::{Error, State};
+use crate::replica::{Fetched, Replica, Switching, Waiting};
+use crate::snapshot::{self, Source, Target};
+use crate::state::{Error, Meta, State};
 use crate::wire::{Note, SnapshotOffer};
 use protocol::ReplicaId;
 use raft::eraftpb::Message;
@@ -16,6 +16,12 @@ use runtime::disk;
 const FETCHES_MAX: usize = 1;
 
 impl Driver {
+    /// Whether another snapshot may be fetched, by one that runs or by one that is being healed.
+    pub(super) fn may_fetch(&self) -> bool {
+        let running = self.replicas.values().filter(|replica| replica.fetching).count();
+        running + self.stopped.values().filter(|stopped| stopped.fetches()).count() < FETCHES_MAX
+    }
+
     /// An offer came in: fetch the rows before Raft sees it.
     pub(super) fn fetch(&mut self, key: Key, message: Message) {
         let Some(replica) = self.replicas.get_mut(&key) else { return };
@@ -29,27 +35,28 @@ impl Driver {
             self.dirty.insert(key);
             return;
         }
-        let fetches = self.replicas.values().filter(|replica| replica.fetching).count();
         // Whoever comes later is offered it again.
-        let Some(from) = from.filter(|_| !busy && fetches < FETCHES_MAX) else { return };
+        let Some(from) = from.filter(|_| !busy && self.may_fetch()) else { return };
         let Some(replica) = self.replicas.get_mut(&key) else { return };
         runtime::probe!("consensus-snapshot-fetched");
         replica.fetching = true;
         let file = replica.next_file;
         replica.next_file += 1;
-        let target = Target { disk: self.disk.clone(), name: state_name(key, file), key, known: replica.machine.version() };
+        let source = Source { node: from, replica: ReplicaId(message.from) };
+        let target = Target { disk: self.disk.clone(), key, file, machine: replica.machine.clone() };
         let (rpc, settings) = (self.shared.rpc.clone(), self.shared.settings.clone());
         self.jobs.push(Box::pin(async move {
-            let result = snapshot::fetch(rpc, from, offer, target, settings).await;
+            let result = snapshot::fetch(rpc, source, offer, target, settings).await;
             Done::Fetched { key, message: Box::new(message), file, result }
         }));
     }
 
-    pub(super) fn fetched(&mut self, key: Key, message: Message, file: u64, result: Result<State, Error>) {
+    pub(super) fn fetched(&mut self, key: Key, mut message: Message, file: u64, result: Result<State, Error>) {
         let Some(replica) = self.replicas.get_mut(&key) else { return };
         replica.fetching = false;
         match result {
             Ok(state) => {
+                replica.bring_up_to_date(&mut message, state.meta());
                 replica.fetched = Some(Fetched { state, file });
                 let _ = replica.raw.step(message);
                 // Raft takes it in this very turn, or never.
@@ -116,5 +123,20 @@ impl Driver {
         replica.waiting.push_back(Waiting { number, batch: self.batch, messages, snapshot: Some(start.index) });
         replica.answer_applied(Vec::new(), 0);
         self.dirty.insert(key);
+    }
+}
+
+impl Replica {
+    /// An offer as it came, and what was fetched, which may be newer by now. Raft is told of that; and by who leads now, if somebody else does:
+    /// what is committed is no less so in a later term, and all that is answered is how far this replica has it.
+    fn bring_up_to_date(&self, message: &mut Message, meta: Meta) {
+        let Meta { applied: index, term, members, state_hash, marks, .. } = meta;
+        message.set_snapshot(SnapshotOffer { index, term, members, token: 0, state_hash, marks }.to_raft());
+        if message.term < self.raw.raft.term
+            && let Some(leader) = self.leader().filter(|leader| *leader != self.key.replica)
+        {
+            runtime::probe!("consensus-snapshot-taken-in-a-later-term");
+            (message.term, message.from) = (self.raw.raft.term, leader.0);
+        }
     }
 }

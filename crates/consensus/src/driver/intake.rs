@@ -102,6 +102,12 @@ impl Driver {
                 }
                 0
             }
+            Input::Tail { key, from, asked, waiter } => {
+                if self.may_speak(key, asked.from, from) {
+                    self.serve_tail(key, asked, waiter);
+                }
+                0
+            }
             Input::ShutDown { done } => {
                 for replica in self.replicas.values_mut().filter(|replica| replica.leads()) {
                     if let Some(successor) = replica.successor() {
@@ -202,7 +208,8 @@ impl Driver {
                     let waits = progress.is_some_and(|progress| progress.state == ProgressState::Snapshot);
                     let token = replica.raw.store().offer.as_ref().map(|offer| offer.token);
                     let idle = token.and_then(|token| self.shared.offers.idle(token)).unwrap_or(Duration::MAX);
-                    !waits || now.saturating_duration_since(**at).min(idle) > OFFER_SILENCE
+                    let silent = replica.fetched_from_since(ReplicaId(**peer)).unwrap_or(Duration::MAX);
+                    !waits || now.saturating_duration_since(**at).min(idle).min(silent) > OFFER_SILENCE
                 })
                 .map(|(peer, _)| *peer)
                 .collect();

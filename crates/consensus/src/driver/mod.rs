@@ -17,6 +17,7 @@ mod crippled;
 mod install;
 mod intake;
 mod members;
+mod offering;
 mod order;
 mod outbox;
 mod upkeep;
@@ -28,12 +29,13 @@ use crate::log::{Key, Log, Record};
 use crate::members::{Change, Members};
 use crate::replica::{Query, Replica, Waiter};
 use crate::state::{Applied, Error, Meta, State};
-use crate::wire::{Fetch, Note, SnapshotOffer};
+use crate::wire::{Fetch, Note, TailRequest};
 use crippled::Step;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use members::{Coming, Leaving, SetAside};
+use offering::Offered;
 use outbox::Outgoing;
 use protocol::{DriveId, NodeId};
 use raft::eraftpb::Message;
@@ -95,6 +97,13 @@ pub(crate) enum Input {
         asked: Fetch,
         waiter: oneshot::Sender<Reply>,
     },
+    /// Another replica fetches a snapshot, and asks for what was committed meanwhile.
+    Tail {
+        key: Key,
+        from: NodeId,
+        asked: TailRequest,
+        waiter: oneshot::Sender<Reply>,
+    },
     ShutDown {
         done: oneshot::Sender<()>,
     },
@@ -105,7 +114,8 @@ enum Done {
     Logged { log: Box<Log>, batch: u64, result: Result<(), crate::host::Error> },
     Applied { key: Key, result: Result<Applied, Error> },
     Checkpointed { key: Key, result: Result<Meta, Error> },
-    Frozen { key: Key, result: Result<SnapshotOffer, Error> },
+    Frozen { key: Key, result: Result<Offered, Error> },
+    Proved { key: Key, frozen: Offered, result: Result<(u64, u64), Error> },
     Fetched { key: Key, message: Box<Message>, file: u64, result: Result<State, Error> },
     Switched { key: Key, result: Result<(), runtime::disk::Error> },
     Queried { key: Key, result: Result<(), Error> },
@@ -261,15 +271,8 @@ impl Driver {
                 self.long_job_ended();
                 self.checkpointed(key, result);
             }
-            Done::Frozen { key, result } => {
-                self.long_job_ended();
-                let Some(replica) = self.replicas.get_mut(&key) else { return };
-                replica.freezing = false;
-                match result {
-                    Ok(offer) => replica.raw.mut_store().offer = Some(offer),
-                    Err(error) => self.stop_of(key, &error),
-                }
-            }
+            Done::Frozen { key, result } => self.frozen(key, result),
+            Done::Proved { key, frozen, result } => self.proved(key, &frozen, result),
             Done::Fetched { key, message, file, result } => self.fetched(key, *message, file, result),
             Done::Switched { key, result } => self.switched(key, result),
             Done::Queried { key, result } => {

@@ -1,6 +1,6 @@
 //! What everything rests on, in this order and in this file alone: **persist, send, apply, acknowledge**.
 
-use super::{Done, Driver};
+use super::{Done, Driver, offering};
 use crate::log::{Hard, Key, Record, Start};
 use crate::manifest::{Manifest, state_name};
 use crate::members::Change;
@@ -10,7 +10,7 @@ use crate::wire::{Answer, Note, SnapshotOffer};
 use bytes::Bytes;
 use protocol::wire;
 use raft::eraftpb::Entry;
-use runtime::disk;
+use runtime::disk::{self, Lane};
 use runtime::probe::waypoint;
 use runtime::time;
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use std::time::Duration;
 /// Bytes of entries given to one apply job.
 const APPLY_JOB_BYTES: usize = 2 << 20;
 /// Jobs at once that keep a thread of the drive for long: checkpoints, and snapshots that are being offered. The drive has few threads
-/// (`runtime::disk`), and the log needs one at any time.
+/// (`runtime::disk`; the log has one of its own), and whoever asks for a row or a shard needs one, too.
 const LONG_JOBS_MAX: usize = 2;
 
 impl Driver {
@@ -112,7 +112,7 @@ impl Driver {
             if votes {
                 waypoint("consensus-before-vote").await;
             }
-            let done = disk::run(&disk, move || {
+            let done = disk::run_in(&disk, Lane::Log, move || {
                 let result = log.write(&records);
                 Done::Logged { log, batch, result }
             })
@@ -167,17 +167,8 @@ impl Driver {
         } else if self.long_jobs < LONG_JOBS_MAX && self.shared.offers.has_room() && replica.raw.store().take_wanted() {
             replica.freezing = true;
             self.long_jobs += 1;
-            let (state, shared, run) = (replica.state.clone(), self.shared.clone(), disk.clone());
-            self.jobs.push(Box::pin(async move {
-                let held = run.clone();
-                let freeze = move || {
-                    let frozen = state.freeze()?;
-                    let (rows, hash) = frozen.digest()?;
-                    Ok(shared.offers.add(held, frozen, rows, hash))
-                };
-                let result = disk::run(&run, move || catching(freeze));
-                Done::Frozen { key, result: result.await }
-            }));
+            let freezing = offering::freeze(key, replica.state.clone(), self.shared.clone(), disk.clone());
+            self.jobs.push(Box::pin(freezing));
         }
         if replica.job {
             return;

@@ -59,8 +59,9 @@ impl Driver {
                 self.dirty.insert(replica.key);
             } else if pins && replica.switching.is_none() && !runtime::planted("idle-tail-not-written-forward") {
                 runtime::probe!("consensus-log-tail-written-forward");
+                let upto = replica.kept_from(now).map_or(replica.durable, |from| from.min(replica.durable));
                 let store = replica.raw.mut_store();
-                let start = store.cut(replica.durable, 0);
+                let start = store.cut(upto, 0);
                 let record = record_of(&mut self.forming, replica.key);
                 record.start = start.or(record.start);
                 record.entries = store.iter().cloned().collect();
@@ -100,14 +101,18 @@ impl Driver {
             Ok(meta) => meta,
             Err(error) => return self.stop_of(key, &error),
         };
-        let tail = self.tail_bytes();
+        let now = time::now();
+        let (tail, kept) = (self.tail_bytes(), self.kept_bytes(now));
         let Some(replica) = self.replicas.get_mut(&key) else { return };
         replica.job = false;
         replica.durable = meta.applied;
         replica.applied_bytes = 0;
-        replica.dirty_since = (replica.applied > meta.applied).then(time::now);
+        replica.dirty_since = (replica.applied > meta.applied).then_some(now);
         self.dirty.insert(key);
-        if let Some(start) = replica.raw.mut_store().cut(meta.applied, tail) {
+        let kept_from = replica.kept_from(now);
+        let store = replica.raw.mut_store();
+        let start = store.cut(kept_from.map_or(meta.applied, |from| from.min(meta.applied)), tail);
+        if let Some(start) = store.cut(meta.applied, kept.max(tail)).or(start) {
             record_of(&mut self.forming, key).start = Some(start);
             self.urgent = true;
         }

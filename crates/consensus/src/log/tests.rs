@@ -1,7 +1,7 @@
 //! The log against torn tails and rot, on a drive in memory.
 
 use super::*;
-use runtime::disk::{self, Entry as FileEntry, Space};
+use runtime::disk::{self, Entry as FileEntry, Lane, Space};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -130,7 +130,7 @@ impl Disk for MemoryDisk {
         None
     }
 
-    fn submit(&self, job: Box<dyn FnOnce() + Send>) {
+    fn submit(&self, _: Lane, job: Box<dyn FnOnce() + Send>) {
         job();
     }
 }

@@ -18,6 +18,7 @@ pub fn append(list: u8, number: u64, padding: usize) -> Bytes {
 }
 
 /// The numbers of a list, from a query's reply.
+#[allow(dead_code, reason = "not every test reads")]
 pub fn numbers(reply: &[u8]) -> Vec<u64> {
     reply.chunks(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes"))).collect()
 }

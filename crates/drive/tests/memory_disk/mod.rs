@@ -2,7 +2,7 @@
 //! unsynced write by sectors of 512 bytes, in any order, and forgets names whose folder was not synced.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use runtime::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space};
+use runtime::disk::{Disk, DiskFile, Entry, Error, Lane, Open, Result, Space};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -296,7 +296,7 @@ impl Disk for MemoryDisk {
         self.inner().closed.clone()
     }
 
-    fn submit(&self, job: Job) {
+    fn submit(&self, _: Lane, job: Job) {
         let mut inner = self.inner();
         match &mut inner.stalled {
             Some(stalled) => stalled.push(job),

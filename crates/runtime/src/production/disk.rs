@@ -6,7 +6,7 @@
 //! inode number cannot be given to another file; [`Disk::verify`] compares it with what the path shows, and a removed,
 //! replaced or unmounted folder closes the drive instead of being written to unseen.
 
-use crate::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space, THREADS, is_sound_name};
+use crate::disk::{Disk, DiskFile, Entry, Error, Lane, Open, Result, Space, is_sound_name};
 use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
@@ -63,7 +63,8 @@ pub fn open_folder(path: &Path) -> Result<Arc<dyn Disk>> {
         watched: Mutex::new(BTreeMap::new()),
         _lock: lock,
     });
-    let threads = Arc::new(Threads { queue: Mutex::new(Queue { jobs: VecDeque::new(), ended: false }), wake: Condvar::new() });
+    let threads =
+        Lane::ALL.map(|_| Arc::new(Threads { queue: Mutex::new(Queue { jobs: VecDeque::new(), ended: false }), wake: Condvar::new() }));
     Ok(Arc::new(FolderDisk { state, threads, running: Mutex::new(Vec::new()) }))
 }
 
@@ -73,7 +74,8 @@ const FOLDER_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlag
 
 struct FolderDisk {
     state: Arc<State>,
-    threads: Arc<Threads>,
+    /// By lane.
+    threads: [Arc<Threads>; Lane::ALL.len()],
     /// Started with the first job, joined when the drive is dropped.
     running: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -299,19 +301,26 @@ impl Disk for FolderDisk {
         lock(&self.state.reason).clone()
     }
 
-    fn submit(&self, job: Job) {
+    fn submit(&self, lane: Lane, job: Job) {
         {
             let mut running = lock(&self.running);
             if running.is_empty() {
-                for number in 0..THREADS {
-                    let threads = self.threads.clone();
-                    let named = std::thread::Builder::new().name(format!("drive-{number}"));
-                    running.push(named.spawn(move || threads.work()).expect("the system gives threads"));
+                for lane in Lane::ALL {
+                    for number in 0..lane.threads() {
+                        let threads = self.threads[lane as usize].clone();
+                        let name = match lane {
+                            Lane::Work => format!("drive-{number}"),
+                            Lane::Log => format!("drive-log-{number}"),
+                        };
+                        let named = std::thread::Builder::new().name(name);
+                        running.push(named.spawn(move || threads.work()).expect("the system gives threads"));
+                    }
                 }
             }
         }
-        lock(&self.threads.queue).jobs.push_back(job);
-        self.threads.wake.notify_one();
+        let threads = &self.threads[lane as usize];
+        lock(&threads.queue).jobs.push_back(job);
+        threads.wake.notify_one();
     }
 }
 
@@ -338,8 +347,10 @@ impl Threads {
 
 impl Drop for FolderDisk {
     fn drop(&mut self) {
-        lock(&self.threads.queue).ended = true;
-        self.threads.wake.notify_all();
+        for threads in &self.threads {
+            lock(&threads.queue).ended = true;
+            threads.wake.notify_all();
+        }
         let this_thread = std::thread::current().id();
         for thread in lock(&self.running).drain(..) {
             // The last handle may be dropped by a job of the drive itself: that thread ends by itself.

@@ -11,7 +11,7 @@ use super::content::View;
 use super::drive::{SimDrive, State};
 use super::job::{self, Job};
 use super::platter::{Fault, is_within};
-use crate::disk::{Disk, DiskFile, Entry, Error, Open, Result, Space, THREADS, is_sound_name};
+use crate::disk::{Disk, DiskFile, Entry, Error, Lane, Open, Result, Space, is_sound_name};
 
 /// Waits below this are left to the operations that follow: each costs the simulator a timer.
 const WAIT_MIN: Duration = Duration::from_micros(250);
@@ -31,10 +31,11 @@ pub(super) struct Mount {
     drive: SimDrive,
     life: Life,
     closed: Mutex<Option<String>>,
-    threads: Mutex<Threads>,
+    /// By lane.
+    threads: Mutex<[Threads; Lane::ALL.len()]>,
 }
 
-/// The jobs of a mount: as many as it has threads are under way, the others wait.
+/// The jobs of a mount's lane: as many as it has threads are under way, the others wait.
 #[derive(Default)]
 struct Threads {
     busy: usize,
@@ -211,16 +212,16 @@ impl Mount {
 
     /// Its tasks are being killed: jobs that have not begun never will.
     pub fn abandon_jobs(&self) {
-        let waiting = std::mem::take(&mut self.threads().waiting);
+        let waiting = self.threads().each_mut().map(|threads| std::mem::take(&mut threads.waiting));
         drop(waiting);
     }
 
-    fn threads(&self) -> std::sync::MutexGuard<'_, Threads> {
+    fn threads(&self) -> std::sync::MutexGuard<'_, [Threads; Lane::ALL.len()]> {
         self.threads.lock().expect("nothing panics under this lock")
     }
 
     /// Work off `work` and what waits for its thread.
-    fn run(self: &Arc<Mount>, work: Work) {
+    fn run(self: &Arc<Mount>, lane: Lane, work: Work) {
         let mut next = Some(work);
         while let Some(work) = next {
             let mut job = Job::new(work);
@@ -236,19 +237,19 @@ impl Mount {
                             None => break,
                         }
                     }
-                    if let Some(work) = mount.next_job() {
-                        mount.run(work);
+                    if let Some(work) = mount.next_job(lane) {
+                        mount.run(lane, work);
                     }
                 });
                 return;
             }
-            next = self.next_job();
+            next = self.next_job(lane);
         }
     }
 
     /// What a thread that has become free does next.
-    fn next_job(&self) -> Option<Work> {
-        let mut threads = self.threads();
+    fn next_job(&self, lane: Lane) -> Option<Work> {
+        let threads = &mut self.threads()[lane as usize];
         let next = threads.waiting.pop_front();
         threads.busy -= usize::from(next.is_none());
         next
@@ -346,20 +347,20 @@ impl Disk for SimDisk {
         self.mount.closed()
     }
 
-    fn submit(&self, job: Work) {
+    fn submit(&self, lane: Lane, job: Work) {
         if !super::present::is_simulated() {
             // No time passes, so nothing waits.
             return job();
         }
         {
-            let mut threads = self.mount.threads();
-            if threads.busy == THREADS {
+            let threads = &mut self.mount.threads()[lane as usize];
+            if threads.busy == lane.threads() {
                 threads.waiting.push_back(job);
                 return;
             }
             threads.busy += 1;
         }
-        self.mount.run(job);
+        self.mount.run(lane, job);
     }
 }
 
