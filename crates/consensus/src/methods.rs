@@ -117,7 +117,8 @@ async fn serve(shared: Arc<Switchboard>, request: Request) -> Reply {
             }
             match time::timeout_at(request.deadline, wait).await {
                 Ok(Ok(reply)) => reply,
-                Ok(Err(_)) | Err(_) => told(Tail::Gone),
+                // Refused for now, or it stops.
+                Ok(Err(_)) | Err(_) => told(Tail::Entries(Vec::new())),
             }
         }
         _ => answer(Answer::Malformed, Bytes::new()),

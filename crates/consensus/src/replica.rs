@@ -118,7 +118,8 @@ pub(crate) struct Replica {
     pub applied_bytes: usize,
     pub dirty_since: Option<Instant>,
     pub checkpoint_wanted: bool,
-    pub fetching: bool,
+    /// Number of the file that a snapshot is being fetched into.
+    pub fetching: Option<u64>,
     /// Next state file number to use.
     pub next_file: u64,
     pub fetched: Option<Fetched>,
@@ -211,7 +212,7 @@ impl Replica {
             applied_bytes: 0,
             dirty_since: None,
             checkpoint_wanted: false,
-            fetching: false,
+            fetching: None,
             fetched: None,
             switching: None,
             freezing: false,

@@ -89,6 +89,11 @@ impl Offers {
         self.held.lock().expect("no holder panics").retain(|_, one| one.frozen.meta.key != key);
     }
 
+    /// Let go of a snapshot that cannot be proved.
+    pub(crate) fn withdraw(&self, token: u64) {
+        self.held.lock().expect("no holder panics").remove(&token);
+    }
+
     /// Time since somebody last asked for the snapshot; `None` if it is gone.
     pub(crate) fn idle(&self, token: u64) -> Option<Duration> {
         let held = self.held.lock().expect("no holder panics");

@@ -151,6 +151,8 @@ pub(crate) enum Note {
     Gone { group: GroupId, to: ReplicaId, from: ReplicaId, members: Box<Members> },
     /// Nobody sends `from` entries: has it left for good?
     AmIGone { group: GroupId, to: ReplicaId, from: ReplicaId },
+    /// `from` fetches a snapshot already, which another leader offered.
+    SnapshotBusy { group: GroupId, to: ReplicaId, from: ReplicaId },
     /// The program of `from` knows commands up to this version, which is newer than that of the group.
     Knows { group: GroupId, to: ReplicaId, from: ReplicaId, version: u32 },
 }
@@ -162,6 +164,7 @@ impl Note {
             | Note::SnapshotFailed { group, to, .. }
             | Note::Gone { group, to, .. }
             | Note::AmIGone { group, to, .. }
+            | Note::SnapshotBusy { group, to, .. }
             | Note::Knows { group, to, .. } => Key { group: *group, replica: *to },
         }
     }
@@ -172,6 +175,7 @@ impl Note {
             | Note::SnapshotFailed { from, .. }
             | Note::Gone { from, .. }
             | Note::AmIGone { from, .. }
+            | Note::SnapshotBusy { from, .. }
             | Note::Knows { from, .. } => *from,
         }
     }

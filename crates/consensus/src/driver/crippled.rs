@@ -74,8 +74,6 @@ pub(crate) struct Stopped {
     state_wanted: Option<u64>,
     /// A job works for it.
     busy: bool,
-    /// The job fetches a state.
-    fetches: bool,
     /// Its log is in this batch: it runs when the batch is durable.
     waking: Option<u64>,
     at: Instant,
@@ -118,7 +116,6 @@ impl Stopped {
             progress,
             state_wanted,
             busy,
-            fetches: false,
             waking,
             at,
             pause,
@@ -178,11 +175,6 @@ impl Stopped {
         self.busy = true;
     }
 
-    /// Whether a state is being fetched for it.
-    pub(super) fn fetches(&self) -> bool {
-        self.fetches
-    }
-
     pub(super) fn is_waking(&self) -> bool {
         self.waking.is_some()
     }
@@ -218,7 +210,8 @@ impl Driver {
             let raft = &replica.raw.raft;
             testimony.term = raft.term;
             testimony.leads = replica.leads();
-            testimony.commit = raft.raft_log.committed;
+            // As of the entries in the store, see `serve_tail`.
+            testimony.commit = store.hard.commit;
             testimony.start = store.start.index;
             testimony.last = store.last();
             if let Some(progress) = raft.prs().get(asked.from.0).filter(|_| testimony.leads) {
@@ -276,11 +269,13 @@ impl Driver {
     /// Ask everybody else of the group for what is missing.
     fn ask(&mut self, key: Key) {
         let Some(members) = self.members_of_stopped(key) else { return };
+        // Whoever is asked reads all of its state for one.
+        let may_fetch = self.may_fetch();
         let Some(stopped) = self.stopped.get_mut(&key) else { return };
         stopped.busy = true;
         stopped.later();
         let wanted = stopped.patient.wanted(ENTRIES_MAX);
-        let state = stopped.state_wanted.or(stopped.patient.applied.is_none().then_some(stopped.patient.start.index));
+        let state = stopped.state_wanted.or(stopped.patient.applied.is_none().then_some(stopped.patient.start.index)).filter(|_| may_fetch);
         let asked = Fetch { group: key.group, to: key.replica, from: key.replica, wanted, state };
         let others: Vec<ReplicaPlace> = members.all().filter(|place| place.replica != key.replica).copied().collect();
         let rpc = self.shared.rpc.clone();
@@ -299,8 +294,9 @@ impl Driver {
     }
 
     pub(super) fn healing(&mut self, key: Key, step: Step) {
+        self.fetches -= usize::from(matches!(step, Step::Installed(..)));
         let Some(stopped) = self.stopped.get_mut(&key) else { return };
-        (stopped.busy, stopped.fetches) = (false, false);
+        stopped.busy = false;
         match step {
             Step::Heard(heard) => self.heard(key, heard),
             Step::Installed(file, Ok(state)) => {
@@ -378,7 +374,7 @@ impl Driver {
         stopped.busy = true;
         let file = stopped.next_file;
         stopped.next_file += 1;
-        stopped.fetches = true;
+        self.fetches += 1;
         let target = Target { disk: self.disk.clone(), key, file, machine: (self.shared.machine)(key.group) };
         let (rpc, settings, disk) = (self.shared.rpc.clone(), self.shared.settings.clone(), self.disk.clone());
         let manifest = Manifest { drive: self.drive, key, file };

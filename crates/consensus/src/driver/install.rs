@@ -18,8 +18,7 @@ const FETCHES_MAX: usize = 1;
 impl Driver {
     /// Whether another snapshot may be fetched, by one that runs or by one that is being healed.
     pub(super) fn may_fetch(&self) -> bool {
-        let running = self.replicas.values().filter(|replica| replica.fetching).count();
-        running + self.stopped.values().filter(|stopped| stopped.fetches()).count() < FETCHES_MAX
+        self.fetches < FETCHES_MAX
     }
 
     /// An offer came in: fetch the rows before Raft sees it.
@@ -27,7 +26,7 @@ impl Driver {
         let Some(replica) = self.replicas.get_mut(&key) else { return };
         let Ok(offer) = protocol::wire::decode::<SnapshotOffer>(&message.get_snapshot().data) else { return };
         let stale = offer.index <= replica.raw.raft.raft_log.committed || message.term < replica.raw.raft.term;
-        let busy = replica.fetching || replica.fetched.is_some() || replica.switching.is_some();
+        let busy = replica.fetching.is_some() || replica.fetched.is_some() || replica.switching.is_some();
         let from = replica.node_of(ReplicaId(message.from));
         if stale && !busy {
             // Raft answers by itself where it stands, and takes nothing that it has.
@@ -35,13 +34,18 @@ impl Driver {
             self.dirty.insert(key);
             return;
         }
+        if let Some(node) = from.filter(|_| busy) {
+            let note = Note::SnapshotBusy { group: key.group, to: ReplicaId(message.from), from: key.replica };
+            return self.send_note(node, note);
+        }
         // Whoever comes later is offered it again.
-        let Some(from) = from.filter(|_| !busy && self.may_fetch()) else { return };
+        let Some(from) = from.filter(|_| self.may_fetch()) else { return };
         let Some(replica) = self.replicas.get_mut(&key) else { return };
         runtime::probe!("consensus-snapshot-fetched");
-        replica.fetching = true;
         let file = replica.next_file;
+        replica.fetching = Some(file);
         replica.next_file += 1;
+        self.fetches += 1;
         let source = Source { node: from, replica: ReplicaId(message.from) };
         let target = Target { disk: self.disk.clone(), key, file, machine: replica.machine.clone() };
         let (rpc, settings) = (self.shared.rpc.clone(), self.shared.settings.clone());
@@ -52,8 +56,12 @@ impl Driver {
     }
 
     pub(super) fn fetched(&mut self, key: Key, mut message: Message, file: u64, result: Result<State, Error>) {
-        let Some(replica) = self.replicas.get_mut(&key) else { return };
-        replica.fetching = false;
+        self.fetches -= 1;
+        // Whoever fetched it may have stopped since, run again, and fetch another one.
+        let Some(replica) = self.replicas.get_mut(&key).filter(|replica| replica.fetching == Some(file)) else {
+            return self.remove_file(state_name(key, file), result.ok());
+        };
+        replica.fetching = None;
         match result {
             Ok(state) => {
                 replica.bring_up_to_date(&mut message, state.meta());
@@ -132,11 +140,14 @@ impl Replica {
     fn bring_up_to_date(&self, message: &mut Message, meta: Meta) {
         let Meta { applied: index, term, members, state_hash, marks, .. } = meta;
         message.set_snapshot(SnapshotOffer { index, term, members, token: 0, state_hash, marks }.to_raft());
-        if message.term < self.raw.raft.term
-            && let Some(leader) = self.leader().filter(|leader| *leader != self.key.replica)
-        {
+        // No log holds what is of a later term than its replica takes part in.
+        let later = self.raw.raft.term.max(term);
+        if message.term < later {
             runtime::probe!("consensus-snapshot-taken-in-a-later-term");
-            (message.term, message.from) = (self.raw.raft.term, leader.0);
+            message.term = later;
+            // While nobody is known to lead it stays the sender, whom Raft takes for the leader until the next word of the real one.
+            let leader = self.leader().filter(|leader| later == self.raw.raft.term && *leader != self.key.replica);
+            message.from = leader.map_or(message.from, |leader| leader.0);
         }
     }
 }

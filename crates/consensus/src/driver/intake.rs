@@ -22,6 +22,8 @@ const HANDOVER_WAIT: Duration = Duration::from_millis(1500);
 const OUTSIDE_TICKS: u64 = 16;
 /// Silence after which a follower is taken to have given up on an offered snapshot.
 const OFFER_SILENCE: Duration = Duration::from_secs(10);
+/// How much longer one may be silent that fetches another one: each offer has all of a state read.
+const OFFER_PAUSE: Duration = Duration::from_secs(30);
 
 impl Driver {
     pub(super) fn take_all(&mut self, first: Input) {
@@ -169,6 +171,11 @@ impl Driver {
             Note::Hash { from, index, hash, .. } => {
                 replica.heard.entry(index).or_default().insert(from, hash);
                 self.compare(key);
+            }
+            Note::SnapshotBusy { from, .. } => {
+                if let Some(at) = replica.offered.get_mut(&from.0) {
+                    *at = time::now() + OFFER_PAUSE;
+                }
             }
             Note::SnapshotFailed { from, .. } => {
                 replica.offered.remove(&from.0);

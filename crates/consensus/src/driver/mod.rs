@@ -149,6 +149,10 @@ pub(crate) struct Driver {
     durable_batch: u64,
     /// Jobs under way that take long.
     long_jobs: usize,
+    /// Of them those that make snapshots ready.
+    freezes: usize,
+    /// Snapshots that are being fetched.
+    fetches: usize,
     dirty: BTreeSet<Key>,
     outgoing: BTreeMap<NodeId, Outgoing>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -191,6 +195,8 @@ impl Driver {
             votes: false,
             durable_batch: 0,
             long_jobs: 0,
+            freezes: 0,
+            fetches: 0,
             outgoing: BTreeMap::new(),
             jobs: FuturesUnordered::new(),
             next_tick: time::now() + shared.settings.tick,

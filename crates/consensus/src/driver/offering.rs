@@ -41,14 +41,19 @@ pub(super) async fn freeze(key: Key, state: Arc<State>, shared: Arc<Switchboard>
 }
 
 impl Driver {
+    fn freeze_ended(&mut self) {
+        self.freezes -= 1;
+        self.long_job_ended();
+    }
+
     /// Rows are held: they are offered, and read for their proof.
     pub(super) fn frozen(&mut self, key: Key, result: Result<Offered, Error>) {
-        let Some(replica) = self.replicas.get_mut(&key) else { return self.long_job_ended() };
-        replica.freezing = false;
+        let Some(replica) = self.replicas.get_mut(&key) else { return self.freeze_ended() };
         let frozen = match result {
             Ok(frozen) => frozen,
             Err(error) => {
-                self.long_job_ended();
+                replica.freezing = false;
+                self.freeze_ended();
                 return self.stop_of(key, &error);
             }
         };
@@ -64,10 +69,14 @@ impl Driver {
 
     /// The rows were read.
     pub(super) fn proved(&mut self, key: Key, frozen: &Offered, result: Result<(u64, u64), Error>) {
-        self.long_job_ended();
+        self.freeze_ended();
+        if let Some(replica) = self.replicas.get_mut(&key) {
+            replica.freezing = false;
+        }
         match result {
             Ok((rows, rows_hash)) => self.shared.offers.prove(frozen.offer.token, rows, rows_hash),
             Err(error) => {
+                self.shared.offers.withdraw(frozen.offer.token);
                 if self.replicas.get(&key).is_some_and(|replica| Arc::ptr_eq(&replica.state, &frozen.state)) {
                     self.stop_of(key, &error);
                 }
@@ -80,9 +89,10 @@ impl Driver {
         let mut body = Vec::new();
         let tail = match self.replicas.get_mut(&key) {
             Some(replica) if asked.after >= replica.raw.store().start.index => {
-                let committed = replica.raw.raft.raft_log.committed;
                 let mut bytes = 0;
                 let store = replica.raw.store();
+                // As of the entries in the store: Raft may have put others in their place that are not there yet, and know these to be committed.
+                let committed = store.hard.commit;
                 let entries = (asked.after + 1..=committed).map_while(|index| store.entry(index)).take_while(|entry| {
                     let more = bytes < ANSWER_BYTES;
                     bytes += entry.data.len() + size_of_val(*entry);
@@ -112,9 +122,9 @@ impl Replica {
     pub(super) fn kept_from(&self, now: Instant) -> Option<u64> {
         let lately = |at: Instant| now.saturating_duration_since(at) < KEPT_FOR;
         let fetched = self.fetched_by.values().filter(|(_, at)| lately(*at)).map(|(after, _)| *after).min();
+        // Whoever it was offered to lately may not have begun.
         let offered = self.offered_at.filter(|at| lately(*at)).and(self.raw.store().offer.as_ref()).map(|offer| offer.index);
-        // Who has begun tells what it needs.
-        fetched.or(offered)
+        fetched.into_iter().chain(offered).min()
     }
 
     /// Time since `from` last asked for what follows a snapshot; `None` if it never did.

@@ -22,6 +22,8 @@ const APPLY_JOB_BYTES: usize = 2 << 20;
 /// Jobs at once that keep a thread of the drive for long: checkpoints, and snapshots that are being offered. The drive has few threads
 /// (`runtime::disk`; the log has one of its own), and whoever asks for a row or a shard needs one, too.
 const LONG_JOBS_MAX: usize = 2;
+/// Of them snapshots that are being offered: all of a state is read for one, and checkpoints bound the log meanwhile.
+const FREEZES_MAX: usize = 1;
 
 impl Driver {
     pub(super) fn ready(&mut self, key: Key) {
@@ -164,8 +166,13 @@ impl Driver {
         if replica.freezing {
             // The one that is coming will do.
             replica.raw.store().take_wanted();
-        } else if self.long_jobs < LONG_JOBS_MAX && self.shared.offers.has_room() && replica.raw.store().take_wanted() {
+        } else if self.freezes < FREEZES_MAX
+            && self.long_jobs < LONG_JOBS_MAX
+            && self.shared.offers.has_room()
+            && replica.raw.store().take_wanted()
+        {
             replica.freezing = true;
+            self.freezes += 1;
             self.long_jobs += 1;
             let freezing = offering::freeze(key, replica.state.clone(), self.shared.clone(), disk.clone());
             self.jobs.push(Box::pin(freezing));

@@ -24,7 +24,9 @@ impl Driver {
             let Some(replica) = self.replicas.get_mut(&key) else { return };
             let Some(node) = replica.node_of(ReplicaId(message.to)) else { continue };
             if message.get_msg_type() == MessageType::MsgSnapshot {
-                replica.offered.insert(message.to, time::now());
+                let now = time::now();
+                replica.offered.insert(message.to, now);
+                replica.offered_at = Some(now);
             }
             if node == self.shared.node {
                 let key = Key { group: key.group, replica: ReplicaId(message.to) };

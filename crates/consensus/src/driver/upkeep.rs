@@ -5,6 +5,7 @@ use super::{Done, Driver, Hope, Stopped};
 use crate::host::Settings;
 use crate::log::Key;
 use crate::refetch::Patient;
+use crate::replica::Replica;
 use crate::state::{Error, Meta, catching};
 use futures::StreamExt;
 use runtime::disk;
@@ -26,16 +27,16 @@ pub(super) enum Stop {
     Newer,
 }
 
-/// The largest of `replicas`, by their bytes, that give back `bytes` together if `tail` of each stays; all that give anything, if that is not
-/// enough.
-fn chosen(mut replicas: Vec<(usize, Key)>, mut bytes: usize, tail: usize) -> BTreeSet<Key> {
+/// The largest of `replicas`, by their bytes, that give back `bytes` together; all that give anything, if that is not enough. Behind the bytes of
+/// each stands how many of them stay.
+fn chosen(mut replicas: Vec<(usize, usize, Key)>, mut bytes: usize) -> BTreeSet<Key> {
     replicas.sort_unstable_by(|one, other| other.cmp(one));
     let mut chosen = BTreeSet::new();
-    for (has, key) in replicas.into_iter().take_while(|(has, _)| *has > tail) {
+    for (has, stays, key) in replicas.into_iter().filter(|(has, stays, _)| has > stays) {
         if bytes == 0 {
             break;
         }
-        bytes = bytes.saturating_sub(has - tail);
+        bytes = bytes.saturating_sub(has - stays);
         chosen.insert(key);
     }
     chosen
@@ -47,13 +48,14 @@ impl Driver {
         let settings = &self.shared.settings;
         let crowded = self.log.as_ref().is_some_and(|log| log.segments() > settings.segments_max);
         let pinning = if crowded { self.log.as_ref().map(|log| log.pinned_by()).unwrap_or_default() } else { Vec::new() };
-        let heaviest = self.heaviest();
+        let heaviest = self.heaviest(now);
         for replica in self.replicas.values_mut() {
             let old = replica.dirty_since.is_some_and(|since| now.saturating_duration_since(since) >= settings.checkpoint_after);
             let full = replica.applied_bytes >= settings.checkpoint_bytes;
             let heavy = heaviest.contains(&replica.key);
             let pins = pinning.contains(&replica.key);
-            let ahead = replica.applied > replica.durable;
+            // A checkpoint moves nothing that is kept for who fetches a snapshot.
+            let ahead = replica.applied > replica.durable && replica.kept_from(now).is_none();
             if old || full || heavy || (pins && ahead) {
                 replica.checkpoint_wanted = true;
                 self.dirty.insert(replica.key);
@@ -78,7 +80,7 @@ impl Driver {
     }
 
     /// Replicas, those with most entries first, whose checkpoints bring the entries of this drive back to the memory that they may take.
-    fn heaviest(&self) -> BTreeSet<Key> {
+    fn heaviest(&self, now: Instant) -> BTreeSet<Key> {
         let max = self.shared.settings.log_memory_bytes;
         let total: usize = self.replicas.values().map(|replica| replica.raw.store().bytes()).sum();
         if total <= max {
@@ -86,7 +88,9 @@ impl Driver {
         }
         // Only entries that are applied and not durable in the state yet can be cut by a checkpoint.
         let ahead = self.replicas.values().filter(|replica| replica.applied > replica.durable);
-        chosen(ahead.map(|replica| (replica.raw.store().bytes(), replica.key)).collect(), total - max, self.tail_bytes())
+        let (tail, kept) = (self.tail_bytes(), self.kept_bytes(now));
+        let stays = |replica: &Replica| if replica.kept_from(now).is_some() { kept.max(tail) } else { tail };
+        chosen(ahead.map(|replica| (replica.raw.store().bytes(), stays(replica), replica.key)).collect(), total - max)
     }
 
     /// Bytes of entries that each replica keeps behind its checkpoint: all together they take a part of the memory for entries.
@@ -217,8 +221,8 @@ mod tests {
     #[test]
     fn the_largest_give_back_as_much_as_is_needed() {
         let key = |group| Key { group: GroupId(group), replica: ReplicaId(1) };
-        let replicas = || vec![(100, key(1)), (900, key(2)), (500, key(3)), (90, key(4))];
-        let told = |bytes, tail| chosen(replicas(), bytes, tail).into_iter().map(|key| key.group.0).collect::<Vec<_>>();
+        let replicas = |tail| vec![(100, tail, key(1)), (900, tail, key(2)), (500, tail, key(3)), (90, tail, key(4)), (1000, 1000, key(5))];
+        let told = |bytes, tail| chosen(replicas(tail), bytes).into_iter().map(|key| key.group.0).collect::<Vec<_>>();
         assert_eq!(told(0, 100), [0; 0]);
         assert_eq!(told(1, 100), [2]);
         assert_eq!(told(800, 100), [2]);

@@ -13,7 +13,7 @@ use protocol::{NodeId, ReplicaId};
 use runtime::disk::{self, Disk};
 use runtime::probe::waypoint;
 use runtime::rpc::{Class, Method, Received, Rpc};
-use runtime::time;
+use runtime::time::{self, Instant};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +25,12 @@ const PAGE_WAIT: Duration = Duration::from_secs(5);
 const PAGE_PAUSE: Duration = Duration::from_millis(200);
 /// The longest wait for the proof: the sender reads all rows for it, and began when it made its offer.
 const PROOF_PATIENCE: Duration = Duration::from_secs(600);
+/// Between two looks at it while there is other work to do.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// Answers in one look: pages must not wait for ever because a group commits faster than anybody can take it.
+const LOOKS_MAX: usize = 4;
+/// Bytes of entries in the file, beyond which no more are asked for: the state is taken as old as it is then.
+const TAIL_BYTES_MAX: u64 = 8 << 30;
 /// An answer with so many bytes of commands is followed by another question at once.
 const LOOK_AGAIN_BYTES: usize = 128 << 10;
 /// A state is as new as it gets when no more than so many bytes of commands came while those before them were applied and made durable ...
@@ -63,21 +69,30 @@ struct Behind {
     upto: u64,
     /// Bytes that were got since this was last set to 0.
     bytes: usize,
-    /// The sender has no more of them: what there is has to do.
+    /// When it was asked last, and when the sender last answered.
+    asked: Instant,
+    heard: Instant,
+    /// The sender has no more of them, or is silent: what there is has to do.
     ended: bool,
 }
 
 impl Behind {
-    /// Ask for what was committed meanwhile. That nothing comes is no error: a state that is older than it could be is one yet.
+    /// Ask for what was committed meanwhile, unless that was done just now. That nothing comes is no error: a state that is older than it could be
+    /// is one yet.
     async fn look(&mut self) -> Result<(), Error> {
-        while !self.ended {
+        if self.ended || time::since(self.asked) < LOOK_PAUSE {
+            return Ok(());
+        }
+        for _ in 0..LOOKS_MAX {
+            self.asked = time::now();
             let asked = TailRequest { group: self.key.group, to: self.source.replica, from: self.key.replica, after: self.upto };
             let until = time::now() + PAGE_WAIT;
-            let Ok(received) =
-                self.rpc.call(self.source.node, Class::Bulk, SNAPSHOT_TAIL, 0, encode(&asked).into(), Vec::new(), until).await
-            else {
+            let answer = self.rpc.call(self.source.node, Class::Bulk, SNAPSHOT_TAIL, 0, encode(&asked).into(), Vec::new(), until).await;
+            let Ok(received) = answer else {
+                self.ended = time::since(self.heard) > PAGE_PATIENCE;
                 return Ok(());
             };
+            self.heard = time::now();
             let Ok(wire::Tail::Entries(heads)) = decode(&received.meta) else {
                 runtime::probe!("consensus-snapshot-tail-ended");
                 self.ended = true;
@@ -91,12 +106,18 @@ impl Behind {
                 return Err(Error::of_sender("what follows it has gaps"));
             }
             runtime::probe!("consensus-snapshot-tail-fetched");
-            self.upto = last.index;
-            self.bytes += sum;
+            let upto = last.index;
             let tail = self.tail.clone();
-            disk::run(&self.disk, move || tail.lock().expect(ALONE).push(&heads, &received.body)).await?;
-            if !more {
-                return Ok(());
+            let length = disk::run(&self.disk, move || {
+                let mut tail = tail.lock().expect(ALONE);
+                tail.push(&heads, &received.body)?;
+                Ok::<_, Error>(tail.bytes())
+            });
+            self.ended = length.await? > TAIL_BYTES_MAX;
+            self.upto = upto;
+            self.bytes += sum;
+            if !more || self.ended {
+                break;
             }
         }
         Ok(())
@@ -110,8 +131,21 @@ impl Behind {
                 done = &mut job => return Ok(done),
                 () = time::sleep(PAGE_PAUSE) => {}
             }
-            // The job goes on on the drive meanwhile, and is looked after again at once.
-            self.look().await?;
+            // Both go on. A look that is begun is ended: what it got is on its way into the file.
+            let mut look = std::pin::pin!(self.look());
+            let mut ended = None;
+            loop {
+                runtime::select! {
+                    done = &mut job, if ended.is_none() => ended = Some(done),
+                    looked = &mut look => {
+                        looked?;
+                        break;
+                    }
+                }
+            }
+            if let Some(done) = ended {
+                return Ok(done);
+            }
         }
     }
 }
@@ -143,7 +177,19 @@ pub(crate) async fn fetch(rpc: Rpc, source: Source, offer: SnapshotOffer, target
         };
         disk::run(&disk, create).await?
     };
-    let mut behind = Behind { rpc, source, key, disk, tail: Arc::new(Mutex::new(tail)), upto: offer.index, bytes: 0, ended: false };
+    let begun = time::now();
+    let mut behind = Behind {
+        rpc,
+        source,
+        key,
+        disk,
+        tail: Arc::new(Mutex::new(tail)),
+        upto: offer.index,
+        bytes: 0,
+        asked: begun,
+        heard: begun,
+        ended: false,
+    };
     let result = fill(&mut behind, Arc::new(created), &offer, meta, machine).await;
     let Behind { disk, tail, .. } = behind;
     disk::run(&disk, move || tail.lock().expect(ALONE).remove()).await;

@@ -33,6 +33,9 @@ impl Tail {
 
     /// Add entries, as they travel.
     pub(super) fn push(&mut self, heads: &[Entry], data: &[u8]) -> Result<(), Error> {
+        if self.frames.is_empty() {
+            self.end = 0;
+        }
         let heads = encode(heads);
         let mut frame = vec![0; 4];
         frame.extend_from_slice(&u32::try_from(heads.len()).expect("an answer is bounded").to_le_bytes());
@@ -60,6 +63,11 @@ impl Tail {
         let (heads, data) = rest.split_at_checked(u32::from_le_bytes(*heads) as usize).ok_or_else(damaged)?;
         let heads: Vec<Entry> = decode(heads).map_err(|_| damaged())?;
         join_entries(heads, Bytes::copy_from_slice(data)).map(Some).ok_or_else(damaged)
+    }
+
+    /// Length of the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.end
     }
 
     /// How often entries were added that were not taken yet.
