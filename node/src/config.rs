@@ -26,6 +26,22 @@ pub struct NodeFile {
     /// Folders of this node's drives, in the order of the cluster's file; relative to this file.
     pub drives: Vec<PathBuf>,
     pub s3: S3,
+    #[serde(default)]
+    pub metadata: Metadata,
+}
+
+/// The replicas of metadata groups on a node.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metadata {
+    /// Memory for pages of their databases (two thirds) and entries of their logs (one third), in bytes.
+    pub bytes_max: usize,
+}
+
+impl Default for Metadata {
+    fn default() -> Metadata {
+        Metadata { bytes_max: protocol::limits::METADATA_BYTES_MAX }
+    }
 }
 
 /// The S3 front end of a node.
@@ -128,6 +144,9 @@ mod tests {
         let text = "cluster_file='c'\nnode=1\ndrives=['d']\n[s3]\nlisten='127.0.0.1:1'\ncredentials_file='k'\n";
         let file: NodeFile = parse(Path::new("n.toml"), text).unwrap();
         assert!(file.s3.presigned_v2);
+        assert_eq!(file.metadata.bytes_max, protocol::limits::METADATA_BYTES_MAX);
+        let file: NodeFile = parse(Path::new("n.toml"), &format!("{text}[metadata]\nbytes_max=1\n")).unwrap();
+        assert_eq!(file.metadata.bytes_max, 1);
         let text = "id='i'\nsecret_file='s'\nscheme='rs(4,2)'\nnode=[]\n";
         let file: ClusterFile = parse(Path::new("c.toml"), text).unwrap();
         assert_eq!((file.region.as_str(), file.partitions), ("us-east-1", 4));

@@ -305,7 +305,7 @@ async fn run_node(config: &Path, status_file: Option<PathBuf>) -> Result<(), Str
         bootstrap,
         listens: true,
         gateway,
-        consensus: Default::default(),
+        consensus: consensus::Settings::within(config.file.metadata.bytes_max),
         lifecycle_every: settings::LIFECYCLE_EVERY,
         machine: ::node::node::machine,
     };

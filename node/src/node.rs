@@ -49,6 +49,8 @@ pub struct Held {
     pub requests: usize,
     /// Appends and reads of drives.
     pub shards: usize,
+    /// Commands, and entries of other nodes, that wait to be taken by a drive's replicas.
+    pub inboxes: usize,
 }
 
 /// A node cannot start.
@@ -162,7 +164,8 @@ impl Node {
     pub fn held(&self) -> Held {
         let served = self.ready.borrow();
         let bodies = served.iter().flatten().map(|served| served.memory.held_bytes()).sum();
-        Held { bodies, requests: self.rpc.held_bytes(), shards: self.storage.held_bytes() }
+        let inboxes = self.host.entries_held().queued;
+        Held { bodies, requests: self.rpc.held_bytes(), shards: self.storage.held_bytes(), inboxes }
     }
 
     /// Drives that are not used, and why.

@@ -1,6 +1,7 @@
 //! The replicas of one node: for each drive a shared log and the replicas that live on it.
 
 use crate::StateMachine;
+use crate::budget::{Budget, EntriesHeld, Inbox, NODE_BYTES_MIN, Queued};
 use crate::client::Directory;
 use crate::digest::States;
 use crate::driver::Input;
@@ -8,9 +9,12 @@ use crate::log::Key;
 use crate::members::Members;
 use crate::opening::Opening;
 use crate::snapshot::Offers;
+use crate::store::weight;
 use crate::wire::Told;
 use crate::{Client, methods};
+use protocol::limits::METADATA_BYTES_MAX;
 use protocol::{DriveId, GroupId, NodeId, ReplicaId};
+use raft::eraftpb::{Message, MessageType};
 use runtime::disk::{self, Disk};
 use runtime::rpc::Rpc;
 use runtime::sync::{Sender, TrySendError, channel, oneshot};
@@ -81,9 +85,16 @@ pub struct Settings {
     pub checkpoint_bytes: usize,
     /// Time after which it is in any case.
     pub checkpoint_after: Duration,
-    /// Memory for the entries of all replicas of a drive, beyond which the largest is cut, in bytes.
+    /// Memory for the entries of all replicas of a node, in bytes, 8 MiB at least. Commands that find no room are refused as busy. Each
+    /// group has its tail (`tail_bytes`) and 64 KiB however little is left, so that none is held up by others: the tails of all may take a
+    /// quarter beyond it, what is kept beside snapshots another, and 500 replicas 32 MiB. What waits for the drives' tasks takes a quarter of it besides, or 4 MiB a drive if that is more, and what waits to be sent another one, or 1 MiB
+    /// for each other node.
+    pub entries_bytes: usize,
+    /// Of it, memory for entries that are applied, in bytes, for all replicas of a drive: beyond it those with most make checkpoints. All
+    /// drives together have half of `entries_bytes` at most.
     pub log_memory_bytes: usize,
-    /// Bytes of entries kept behind a checkpoint, so that a follower that lags a little needs no snapshot.
+    /// Bytes of entries kept behind a checkpoint, so that a follower that lags a little needs no snapshot; of all replicas of a drive
+    /// together half of `log_memory_bytes` at most.
     pub tail_bytes: usize,
     /// Entries between two comparisons of state hashes; the same on all replicas.
     pub mark_interval: u64,
@@ -95,10 +106,18 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
+        Settings::within(METADATA_BYTES_MAX)
+    }
+}
+
+impl Settings {
+    /// For a node that may use `bytes` of memory for its replicas: two thirds for pages of databases, one for entries.
+    pub fn within(bytes: usize) -> Settings {
         Settings {
             segment_bytes: 16 << 20,
             segments_max: 4,
-            cache_bytes: 256 << 20,
+            cache_bytes: bytes / 3 * 2,
+            entries_bytes: bytes / 3,
             tick: Duration::from_millis(100),
             election_ticks: 10,
             heartbeat_ticks: 3,
@@ -111,12 +130,16 @@ impl Default for Settings {
             snapshot_idle: Duration::from_secs(30),
         }
     }
-}
 
-impl Settings {
-    /// With the share of each of `replicas` in what all replicas of a node have together.
-    fn shared_by(self, replicas: usize) -> Settings {
-        Settings { cache_bytes: (self.cache_bytes / replicas.max(1)).max(CACHE_BYTES_MIN), ..self }
+    /// With the share of each of `replicas` and `drives` in what all of a node have together.
+    fn shared_by(self, replicas: usize, drives: usize) -> Settings {
+        let entries_bytes = self.entries_bytes.max(NODE_BYTES_MIN);
+        Settings {
+            cache_bytes: (self.cache_bytes / replicas.max(1)).max(CACHE_BYTES_MIN),
+            entries_bytes,
+            log_memory_bytes: self.log_memory_bytes.min(entries_bytes / 2 / drives.max(1)),
+            ..self
+        }
     }
 }
 
@@ -177,10 +200,12 @@ pub(crate) struct Switchboard {
     pub founding: BTreeMap<GroupId, GroupSpec>,
     pub settings: Settings,
     pub offers: Offers,
+    /// Memory for entries.
+    pub budget: Arc<Budget>,
     pub machine: Box<MachineOf>,
     /// Where replicas are, as this node knows it.
     pub directory: Arc<Directory>,
-    drivers: BTreeMap<DriveId, Sender<Input>>,
+    drivers: BTreeMap<DriveId, (Sender<Input>, Inbox)>,
     /// The drive of each replica that runs.
     routes: Mutex<BTreeMap<Key, DriveId>>,
     /// The drive of this node on which each replica is, comes to be, or was until it left. It never is on another one.
@@ -192,13 +217,22 @@ pub(crate) struct Switchboard {
 impl Switchboard {
     /// Give `input` to the driver of `key`; what cannot be taken at once comes back.
     pub(crate) fn offer(&self, key: Key, input: Input) -> Result<(), Refused> {
-        let drive = self.routes.lock().expect("no holder panics").get(&key).copied().ok_or(Refused::NoReplica)?;
-        self.tell(drive, input)
+        self.tell(self.route_of(key)?, input)
+    }
+
+    fn route_of(&self, key: Key) -> Result<DriveId, Refused> {
+        self.routes.lock().expect("no holder panics").get(&key).copied().ok_or(Refused::NoReplica)
+    }
+
+    /// Room for `bytes` that are to wait for the driver of `key`.
+    pub(crate) fn queue(&self, key: Key, bytes: usize) -> Result<Queued, Refused> {
+        let (_, inbox) = self.drivers.get(&self.route_of(key)?).ok_or(Refused::NoReplica)?;
+        inbox.queue(bytes).ok_or(Refused::Busy)
     }
 
     /// Give `input` to the driver of `drive`.
     pub(crate) fn tell(&self, drive: DriveId, input: Input) -> Result<(), Refused> {
-        let driver = self.drivers.get(&drive).ok_or(Refused::NoReplica)?;
+        let (driver, _) = self.drivers.get(&drive).ok_or(Refused::NoReplica)?;
         driver.try_send(input).map_err(|error| match error {
             TrySendError::Full(_) => Refused::Busy,
             TrySendError::Closed(_) => Refused::NoReplica,
@@ -241,7 +275,24 @@ impl Switchboard {
         Some(Told { members, leader })
     }
 
-    /// Give a message to the driver of `key`, or drop it: Raft sends what matters again.
+    /// Give Raft's `message`, which node `from` sent, to the driver of `key`, or drop it: Raft sends what matters again.
+    pub(crate) fn pass_on(&self, key: Key, from: NodeId, message: Message) {
+        let Ok(drive) = self.route_of(key) else { return };
+        let Some((_, inbox)) = self.drivers.get(&drive) else { return };
+        let appends = message.get_msg_type() == MessageType::MsgAppend;
+        let bytes = if appends { message.entries.iter().map(weight).sum() } else { 0 };
+        match inbox.queue(bytes) {
+            Some(queued) => _ = self.tell(drive, Input::Message { key, from, message, queued }),
+            None => runtime::probe!("consensus-append-found-no-room-in-the-inbox"),
+        }
+    }
+
+    /// Bytes that may wait to be sent to one node.
+    pub(crate) fn outbox_bytes(&self) -> usize {
+        self.budget.outbox(self.rpc.known_peers().len())
+    }
+
+    /// Give an input to the driver of `key`, or drop it: whoever sent it does so again if it matters.
     pub(crate) fn route(&self, key: Key, input: Input) {
         let _ = self.offer(key, input);
     }
@@ -285,7 +336,9 @@ impl Host {
     ) -> (Host, Vec<(DriveId, Error)>) {
         let node = rpc.node();
         let founding: BTreeMap<GroupId, GroupSpec> = groups.into_iter().map(|spec| (spec.group, spec)).collect();
-        let settings = settings.shared_by(founding.values().flat_map(|spec| &spec.voters).filter(|voter| voter.node == node).count());
+        let replicas = founding.values().flat_map(|spec| &spec.voters).filter(|voter| voter.node == node).count();
+        let (settings, drive_count) = (settings.shared_by(replicas, drives.len()), drives.len());
+        let budget = Budget::new(settings.entries_bytes);
         let mut failed = Vec::new();
         let mut opened = Vec::new();
         let mut homes = BTreeMap::new();
@@ -312,7 +365,7 @@ impl Host {
                             twice.insert(key);
                         }
                     }
-                    senders.insert(drive, sender.clone());
+                    senders.insert(drive, (sender.clone(), budget.inbox(drive_count)));
                     opened.push((drive, disk, found, sender, receiver));
                 }
                 Err(error) => {
@@ -326,6 +379,7 @@ impl Host {
             node,
             directory: Arc::new(Directory::of(founding.values())),
             founding,
+            budget,
             settings,
             offers: Offers::default(),
             machine: Box::new(machine),
@@ -379,6 +433,11 @@ impl Host {
         let status = self.shared.status.lock().expect("no holder panics");
         let eras = status.iter().filter_map(|(key, (status, _))| Some((key.group, status.members.as_ref()?.era())));
         eras.filter(|(_, era)| *era > 0).take(max).collect()
+    }
+
+    /// What the entries of all replicas of this node take of its memory at present.
+    pub fn entries_held(&self) -> EntriesHeld {
+        self.shared.budget.held()
     }
 
     /// All replicas of this node.

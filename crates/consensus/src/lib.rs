@@ -8,6 +8,7 @@ pub mod refounding;
 pub mod rows;
 
 mod backend;
+mod budget;
 mod digest;
 mod driver;
 mod log;
@@ -23,6 +24,7 @@ mod store;
 mod sums;
 mod wire;
 
+pub use budget::EntriesHeld;
 pub use client::Client;
 pub use digest::RowsDigest;
 pub use host::{Bootstrap, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};

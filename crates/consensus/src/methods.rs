@@ -35,6 +35,15 @@ pub(crate) fn register(shared: &Arc<Switchboard>) {
     shared.rpc.register(SERVICE, Arc::new(serve));
 }
 
+impl From<Refused> for Answer {
+    fn from(refused: Refused) -> Answer {
+        match refused {
+            Refused::NoReplica => Answer::NoReplica,
+            Refused::Busy => Answer::Busy,
+        }
+    }
+}
+
 fn answer(answer: Answer, body: Bytes) -> Reply {
     Reply { meta: encode(&answer).into(), body: if body.is_empty() { Vec::new() } else { vec![body] } }
 }
@@ -51,9 +60,12 @@ async fn serve(shared: Arc<Switchboard>, request: Request) -> Reply {
                 return answer(Answer::Malformed, Bytes::new());
             }
             let key = Key { group: propose.group, replica: propose.replica };
+            let queued = match shared.queue(key, request.body.len()) {
+                Ok(queued) => queued,
+                Err(refused) => return answer(refused.into(), Bytes::new()),
+            };
             let data = wire::encode_command(propose.session, &request.body);
-            let input = |waiter| Input::Propose { key, data, waiter };
-            ask(&shared, key, request.deadline, input).await
+            ask(&shared, key, request.deadline, |waiter| Input::Propose { key, data, queued, waiter }).await
         }
         wire::READ => {
             let Ok(read) = decode::<Read>(&request.meta) else { return answer(Answer::Malformed, Bytes::new()) };
@@ -144,8 +156,7 @@ async fn ask_drive(shared: &Switchboard, drive: DriveId, deadline: time::Instant
 async fn answered(taken: Result<(), Refused>, wait: oneshot::Receiver<(Answer, Bytes)>, deadline: time::Instant) -> Reply {
     match taken {
         Ok(()) => {}
-        Err(Refused::Busy) => return answer(Answer::Busy, Bytes::new()),
-        Err(Refused::NoReplica) => return answer(Answer::NoReplica, Bytes::new()),
+        Err(refused) => return answer(refused.into(), Bytes::new()),
     }
     match time::timeout_at(deadline, wait).await {
         Ok(Ok((outcome, body))) => answer(outcome, body),
@@ -162,7 +173,7 @@ fn take_frame(shared: &Switchboard, from: NodeId, meta: &[u8], mut body: Bytes) 
         // A malformed message leaves the body at an unknown place: nothing after it can be told apart.
         let Some(message) = message.into_raft(&mut body) else { return };
         // Whether the sender may speak for itself from there is for the replica to say.
-        shared.route(key, Input::Message { key, from, message });
+        shared.pass_on(key, from, message);
     }
     for note in frame.notes {
         shared.route(note.to(), Input::Note { from, note });

@@ -251,7 +251,7 @@ impl Found {
                 (false, false) => Hope::Fetch,
             };
             let machine = named.then(|| (shared.machine)(key.group));
-            let mut one = Stopped::new(patient, voted, damaged, machine, hope, reason);
+            let mut one = Stopped::new(patient, voted, damaged, machine, hope, reason, shared.budget.share());
             // Above whatever another life left behind.
             let next_file = next_state_file(disk.as_ref(), key).max(file + 1);
             (one.state, one.file, one.next_file) = (state, file, next_file);
@@ -263,11 +263,11 @@ impl Found {
             let Patient { hard, start, entries, .. } = patient;
             let entries = entries.into_values().collect();
             let opened = Opened { key, machine: (shared.machine)(key.group), state, file, hard, start, entries };
-            match Replica::new(opened, &shared.settings) {
+            match Replica::new(opened, &shared.settings, &shared.budget) {
                 Ok(replica) => replicas.push(replica),
                 Err(error) => {
                     let patient = Patient { hard, start, ..Patient::default() };
-                    let one = Stopped::new(patient, true, false, None, Hope::Replacement, error.to_string());
+                    let one = Stopped::new(patient, true, false, None, Hope::Replacement, error.to_string(), shared.budget.share());
                     shared.publish(key, one.status(key, drive));
                 }
             }

@@ -4,6 +4,7 @@
 //! at most one job (apply, checkpoint or switch) works on the state at a time, in order.
 
 use crate::StateMachine;
+use crate::budget::Budget;
 use crate::host::{ReplicaPlace, ReplicaStatus, Settings};
 use crate::log::{Hard, Key, Start};
 use crate::members::{Change, MEMBERS_MAX, Members};
@@ -45,6 +46,8 @@ const SLOW_DRIVE: Duration = Duration::from_millis(500);
 const SLOW_DRIVE_PAUSE: Duration = Duration::from_secs(10);
 /// What is answered while nobody knows whose state is the right one.
 const DISPUTED: &str = "its replicas hold different states, and no majority agrees on one";
+
+mod intake;
 
 /// Who waits for an answer of the state machine.
 pub(crate) type Waiter = oneshot::Sender<(Answer, Bytes)>;
@@ -109,7 +112,6 @@ pub(crate) struct Replica {
     pub waiting: VecDeque<Waiting>,
     /// Committed entries that were not given to a job yet.
     pub apply: VecDeque<Entry>,
-    pub apply_bytes: usize,
     /// A job works on the state.
     pub job: bool,
     pub applied: u64,
@@ -166,12 +168,12 @@ pub(crate) struct Opened {
 }
 
 impl Replica {
-    pub(crate) fn new(opened: Opened, settings: &Settings) -> Result<Replica, raft::Error> {
+    pub(crate) fn new(opened: Opened, settings: &Settings, budget: &Arc<Budget>) -> Result<Replica, raft::Error> {
         let Opened { key, machine, state, file, mut hard, start, entries } = opened;
         let meta = state.meta();
         // The commit index is written lazily; what was applied had been committed.
         hard.commit = hard.commit.max(meta.applied);
-        let store = Store::new(hard, meta.members.to_raft(), start, entries);
+        let store = Store::new(hard, meta.members.to_raft(), start, entries, meta.applied, budget.share());
         let config = Config {
             id: key.replica.0,
             election_tick: settings.election_ticks,
@@ -207,7 +209,6 @@ impl Replica {
             next_file: file + 1,
             waiting: VecDeque::new(),
             apply: VecDeque::new(),
-            apply_bytes: 0,
             job: false,
             applied_bytes: 0,
             dirty_since: None,
@@ -312,42 +313,6 @@ impl Replica {
         tracing::warn!(replica = %self.key, late_ms = late.as_millis(), successor, "its drive is slower than those of the others; handing leadership over");
         self.raw.transfer_leader(successor);
         true
-    }
-
-    /// Propose an encoded command; the waiter is answered when it is applied, or certainly never will be.
-    pub(crate) fn propose(&mut self, data: Vec<u8>, waiter: Waiter) {
-        // Whoever asked has given up. It was never taken, so it is as if it had never come.
-        if waiter.is_closed() {
-            return;
-        }
-        if self.disputed {
-            let _ = waiter.send((Answer::Failed, Bytes::from_static(DISPUTED.as_bytes())));
-            return;
-        }
-        if !self.leads() {
-            let _ = waiter.send((Answer::NotLeader { leader: self.leader() }, Bytes::new()));
-            return;
-        }
-        let uncommitted = self.raw.raft.uncommitted_size();
-        // One is always taken.
-        let full = uncommitted > 0 && uncommitted + data.len() > UNCOMMITTED_BYTES_MAX as usize;
-        if self.proposals.len() >= PROPOSALS_MAX || full {
-            let _ = waiter.send((Answer::Busy, Bytes::new()));
-            return;
-        }
-        let before = self.raw.raft.raft_log.last_index();
-        match self.raw.propose(Vec::new(), data) {
-            Ok(()) => {
-                let index = self.raw.raft.raft_log.last_index();
-                assert_eq!(index, before + 1, "a leader appends what it takes");
-                self.proposals.insert(index, Proposal { term: self.raw.raft.term, waiter });
-            }
-            Err(_) => {
-                // Leadership is being handed over, or too much is uncommitted.
-                let answer = if self.raw.raft.lead_transferee.is_some() { Answer::Dropped } else { Answer::Busy };
-                let _ = waiter.send((answer, Bytes::new()));
-            }
-        }
     }
 
     /// Propose a change of the members; the waiter is told what they are when it is applied.

@@ -1,8 +1,9 @@
 //! What raft-rs reads of a replica's log: entries in memory, as they stand or soon will stand on the drive.
 //!
 //! Entries are put here before their batch is written, as raft-rs asks of asynchronous appends; it is told that they
-//! persist only afterwards. Memory is bounded by checkpoints: see `Settings::log_memory_bytes`.
+//! persist only afterwards. What they take is bounded: see [`crate::budget`], and `Settings::log_memory_bytes` for what checkpoints cut.
 
+use crate::budget::Share;
 use crate::log::{Hard, Start};
 use crate::wire::SnapshotOffer;
 use protocol::ReplicaId;
@@ -18,19 +19,43 @@ pub(crate) struct Store {
     pub start: Start,
     entries: VecDeque<Entry>,
     bytes: usize,
+    /// Entries up to here are applied.
+    applied: u64,
+    /// Of `bytes`, those behind it.
+    unapplied: usize,
+    /// Bytes of entries that Raft was given and that are not here yet.
+    coming: usize,
+    /// Bytes of entries that stay behind a checkpoint.
+    pub tail: usize,
+    share: Share,
     /// Frozen rows that followers may fetch.
     pub offer: Option<SnapshotOffer>,
     /// Raft asked for a snapshot and there was none that would do.
     wanted: AtomicBool,
 }
 
-fn weight(entry: &Entry) -> usize {
-    entry.data.len() + size_of::<Entry>()
+/// Bytes of memory that an entry takes.
+pub(crate) fn weight(entry: &Entry) -> usize {
+    weight_of(entry.data.len())
+}
+
+/// Bytes of memory that an entry with so many bytes of data takes.
+pub(crate) fn weight_of(bytes: usize) -> usize {
+    bytes + size_of::<Entry>()
 }
 
 impl Store {
-    pub(crate) fn new(hard: Hard, conf: ConfState, start: Start, entries: impl IntoIterator<Item = Entry>) -> Store {
-        let mut store = Store { hard, conf, start, entries: VecDeque::new(), bytes: 0, offer: None, wanted: AtomicBool::new(false) };
+    pub(crate) fn new(
+        hard: Hard,
+        conf: ConfState,
+        start: Start,
+        entries: impl IntoIterator<Item = Entry>,
+        applied: u64,
+        share: Share,
+    ) -> Store {
+        let (queue, wanted) = (VecDeque::new(), AtomicBool::new(false));
+        let mut store =
+            Store { hard, conf, start, entries: queue, bytes: 0, applied, unapplied: 0, coming: 0, tail: 0, share, offer: None, wanted };
         store.append(&entries.into_iter().collect::<Vec<_>>());
         store
     }
@@ -42,6 +67,60 @@ impl Store {
     /// Bytes of memory that the entries take.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Of that, what checkpoints may give back.
+    pub(crate) fn applied_bytes(&self) -> usize {
+        self.bytes - self.unapplied
+    }
+
+    /// Bytes of memory that its group holds on to until it has committed, applied and checkpointed them, with those that are coming.
+    pub(crate) fn held(&self) -> usize {
+        (self.bytes + self.coming).saturating_sub(self.tail)
+    }
+
+    /// Raft was given entries of this weight, so they will be here when it is asked what it wants done.
+    pub(crate) fn expect(&mut self, bytes: usize) {
+        self.coming += bytes;
+        self.count();
+    }
+
+    /// Raft wants nothing more done: whatever it took of what it was given is here.
+    pub(crate) fn nothing_comes(&mut self) {
+        self.coming = 0;
+        self.count();
+    }
+
+    fn count(&mut self) {
+        self.share.set(self.bytes + self.coming);
+    }
+
+    /// What it holds of the node's memory.
+    pub(crate) fn share(&self) -> &Share {
+        &self.share
+    }
+
+    /// Entries up to `index` are applied.
+    pub(crate) fn applied_to(&mut self, index: u64) {
+        let from = self.applied.max(self.start.index);
+        let (skip, take) = (from - self.start.index, index.saturating_sub(from));
+        let applied = self.entries.iter().skip(skip as usize).take(take as usize);
+        self.unapplied -= applied.map(weight).sum::<usize>();
+        self.applied = self.applied.max(index);
+    }
+
+    fn gain(&mut self, entry: &Entry) {
+        self.bytes += weight(entry);
+        if entry.index > self.applied {
+            self.unapplied += weight(entry);
+        }
+    }
+
+    fn lose(&mut self, entry: &Entry) {
+        self.bytes -= weight(entry);
+        if entry.index > self.applied {
+            self.unapplied -= weight(entry);
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
@@ -68,12 +147,14 @@ impl Store {
         assert!(first.index > self.start.index && first.index <= self.last() + 1, "Raft appends without gaps and never below the cut");
         while self.last() >= first.index {
             let dropped = self.entries.pop_back().expect("last() counts it");
-            self.bytes -= weight(&dropped);
+            self.lose(&dropped);
         }
         for entry in entries {
-            self.bytes += weight(entry);
+            self.coming = self.coming.saturating_sub(weight(entry));
+            self.gain(entry);
             self.entries.push_back(entry.clone());
         }
+        self.count();
     }
 
     /// Drop entries from the front, up to `index` at most, until no more than `bytes` are left. Returns the new start
@@ -85,9 +166,10 @@ impl Store {
             && front.index <= index
         {
             self.start = Start { index: front.index, term: front.term };
-            self.bytes -= weight(front);
-            self.entries.pop_front();
+            let front = self.entries.pop_front().expect("it is the front");
+            self.lose(&front);
         }
+        self.count();
         (self.start != before).then_some(self.start)
     }
 
@@ -95,7 +177,8 @@ impl Store {
     pub(crate) fn reset(&mut self, start: Start) {
         self.start = start;
         self.entries.clear();
-        self.bytes = 0;
+        (self.bytes, self.applied, self.unapplied) = (0, start.index, 0);
+        self.count();
         self.offer = None;
     }
 }
@@ -165,6 +248,8 @@ impl Storage for Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Budget;
+    use bytes::Bytes;
 
     fn entry(index: u64, term: u64) -> Entry {
         Entry { index, term, ..Entry::default() }
@@ -172,7 +257,8 @@ mod tests {
 
     #[test]
     fn appending_replaces_the_tail_and_cutting_keeps_what_is_above() {
-        let mut store = Store::new(Hard::default(), ConfState::default(), Start::default(), (1..=5).map(|index| entry(index, 1)));
+        let share = Budget::new(0).share();
+        let mut store = Store::new(Hard::default(), ConfState::default(), Start::default(), (1..=5).map(|index| entry(index, 1)), 0, share);
         store.append(&[entry(4, 2)]);
         assert_eq!((store.last(), store.term(4).unwrap(), store.term(3).unwrap()), (4, 2, 1));
         assert_eq!(store.cut(3, 0), Some(Start { index: 3, term: 1 }));
@@ -183,5 +269,41 @@ mod tests {
         assert!(store.entries(3, 5, None, GetEntriesContext::empty(false)).is_err());
         store.reset(Start { index: 9, term: 3 });
         assert_eq!((store.first_index().unwrap(), store.last(), store.bytes()), (10, 9, 0));
+    }
+
+    #[test]
+    fn what_is_held_and_what_of_it_is_not_applied_is_known_at_any_time() {
+        let budget = Budget::new(0);
+        let sized = |index, bytes| Entry { data: Bytes::from(vec![7; bytes]), ..entry(index, 1) };
+        let weighs = |bytes: &[usize]| bytes.iter().map(|bytes| weight(&sized(1, *bytes))).sum::<usize>();
+        let opened = (1..=3).map(|index| sized(index, 100 * index as usize));
+        let mut store = Store::new(Hard::default(), ConfState::default(), Start::default(), opened, 2, budget.share());
+        let check = |store: &Store, all: &[usize], unapplied: &[usize]| {
+            assert_eq!((store.bytes(), store.unapplied), (weighs(all), weighs(unapplied)));
+            assert_eq!(budget.held().entries, store.bytes());
+        };
+        check(&store, &[100, 200, 300], &[300]);
+        store.append(&[sized(3, 30), sized(4, 40), sized(5, 50)]);
+        check(&store, &[100, 200, 30, 40, 50], &[30, 40, 50]);
+        store.applied_to(4);
+        store.applied_to(3);
+        check(&store, &[100, 200, 30, 40, 50], &[50]);
+        store.cut(3, 0);
+        check(&store, &[40, 50], &[50]);
+        store.applied_to(5);
+        check(&store, &[40, 50], &[]);
+        store.append(&[sized(6, 60)]);
+        store.reset(Start { index: 9, term: 2 });
+        check(&store, &[], &[]);
+        store.expect(weight_of(10) + weight_of(20));
+        assert_eq!((store.bytes(), store.held(), budget.held().entries), (0, weighs(&[10, 20]), weighs(&[10, 20])));
+        store.append(&[Entry { index: 10, ..sized(1, 10) }]);
+        assert_eq!((store.bytes(), store.held(), budget.held().entries), (weighs(&[10]), weighs(&[10, 20]), weighs(&[10, 20])));
+        store.nothing_comes();
+        check(&store, &[10], &[10]);
+        store.tail = 5;
+        assert_eq!(store.held(), weighs(&[10]) - 5);
+        drop(store);
+        assert_eq!(budget.held().entries, 0);
     }
 }

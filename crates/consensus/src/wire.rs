@@ -134,7 +134,7 @@ pub(crate) fn join_entries(entries: Vec<Entry>, mut body: Bytes) -> Option<Vec<e
         let mut one = eraftpb::Entry::default();
         one.set_entry_type(type_of(entry.kind)?);
         (one.term, one.index) = (entry.term, entry.index);
-        one.data = body.split_to(entry.bytes as usize);
+        one.data = Bytes::copy_from_slice(&body.split_to(entry.bytes as usize));
         joined.push(one);
     }
     body.is_empty().then_some(joined)
@@ -404,7 +404,8 @@ impl Message {
             converted.set_entry_type(type_of(entry.kind)?);
             converted.term = entry.term;
             converted.index = entry.index;
-            converted.data = body.split_to(bytes);
+            // In memory of their own: a part of the body would keep all of it, for as long as the log keeps the entry.
+            converted.data = Bytes::copy_from_slice(&body.split_to(bytes));
             entries.push(converted);
         }
         // A read carries its context as the one entry; Raft indexes it without asking.

@@ -56,6 +56,8 @@ pub const FRAME_BODY_BYTES_MAX: usize = 36 << 20;
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 1024;
 /// Most bytes of object bodies that a gateway holds at once.
 pub const GATEWAY_BYTES_MAX: usize = 192 << 20;
+/// Memory of a node for the replicas of its metadata groups: pages of their databases, and entries of their logs.
+pub const METADATA_BYTES_MAX: usize = 384 << 20;
 
 /// The longest that a PUT waits for the cluster, from its last byte.
 pub const PUT_WAIT: Duration = Duration::from_secs(5);

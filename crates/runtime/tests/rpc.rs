@@ -217,6 +217,7 @@ async fn one_way_messages_arrive_in_order() {
     for number in 0..100 {
         client.cast(NodeId(2), NOTE, Bytes::from(vec![number]), vec![]);
     }
+    assert_eq!(client.queued_bytes(NodeId(2)), 100);
     for _ in 0..100 {
         sleep(Duration::from_millis(20)).await;
         if server.finished.load(Ordering::SeqCst) == 100 {
@@ -224,6 +225,7 @@ async fn one_way_messages_arrive_in_order() {
         }
     }
     assert_eq!(*server.noted.lock().unwrap(), (0..100).collect::<Vec<u8>>());
+    assert_eq!(client.queued_bytes(NodeId(2)), 0);
     for number in 0..100 {
         server.rpc.cast(NodeId(2), NOTE, Bytes::from(vec![number]), vec![]);
     }

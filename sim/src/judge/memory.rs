@@ -25,6 +25,7 @@ pub(super) async fn judge(cluster: &Cluster) -> Vec<Violation> {
                 bodies: known.bodies.min(held.bodies),
                 requests: known.requests.min(held.requests),
                 shards: known.shards.min(held.shards),
+                inboxes: known.inboxes.min(held.inboxes),
             };
         }
         let kept = || least.iter().filter(|(_, held)| **held != Held::default());

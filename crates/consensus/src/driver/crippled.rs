@@ -8,6 +8,7 @@
 use super::{Done, Driver};
 use crate::Client;
 use crate::StateMachine;
+use crate::budget::Share;
 use crate::host::{ReplicaPlace, ReplicaStatus};
 use crate::log::{Key, Record, Start};
 use crate::manifest::{Manifest, state_name};
@@ -15,6 +16,7 @@ use crate::refetch::{Patient, Testimony};
 use crate::replica::{Opened, Replica};
 use crate::snapshot::{self, Source, Target};
 use crate::state::{Error, State, catching};
+use crate::store::weight;
 use crate::wire::{FETCH, Fetch, Fetched, SnapshotOffer, join_entries, split_entries};
 use protocol::limits::COMMAND_BYTES_MAX;
 use protocol::wire::{decode, encode};
@@ -80,6 +82,8 @@ pub(crate) struct Stopped {
     pause: Duration,
     /// Between the first attempts after a step forward: longer for one that stops again and again.
     pause_first: Duration,
+    /// The memory of what is left of its log, and of what was fetched.
+    share: Share,
 }
 
 /// A finished job for a replica that does not run.
@@ -98,11 +102,12 @@ impl Stopped {
         machine: Option<Arc<dyn StateMachine>>,
         hope: Hope,
         reason: String,
+        share: Share,
     ) -> Stopped {
         let (state, file, next_file) = (None, 0, 1);
         let (state_wanted, busy, waking, progress) = (None, false, None, None);
         let (at, pause, pause_first) = (time::now(), PAUSE, PAUSE);
-        Stopped {
+        let mut stopped = Stopped {
             patient,
             voted,
             damaged,
@@ -120,7 +125,15 @@ impl Stopped {
             at,
             pause,
             pause_first,
-        }
+            share,
+        };
+        stopped.weigh();
+        stopped
+    }
+
+    /// Count what it holds.
+    fn weigh(&mut self) {
+        self.share.set(self.patient.entries.values().map(weight).sum());
     }
 
     /// It was healed at `at` after pauses that began at `pause`: not long ago, and it is not tried again so soon.
@@ -303,6 +316,7 @@ impl Driver {
                 runtime::probe!("consensus-state-refetched");
                 let meta = state.meta();
                 stopped.patient.cover(Start { index: meta.applied, term: meta.term });
+                stopped.weigh();
                 stopped.state_wanted = None;
                 let old = std::mem::replace(&mut stopped.file, file);
                 stopped.forward();
@@ -345,6 +359,7 @@ impl Driver {
         let Some(stopped) = self.stopped.get_mut(&key) else { return };
         let witnesses: Vec<Testimony> = heard.iter().map(|(_, testimony, _)| testimony.clone()).collect();
         let cure = stopped.patient.hear(&witnesses);
+        stopped.weigh();
         tracing::info!(replica = %key, ?cure, witnesses = witnesses.len(), "a crippled replica heard its group");
         let lost = stopped.patient.lost.len();
         stopped.progress = Some(match &cure.contradiction {
@@ -438,7 +453,7 @@ impl Driver {
             let Patient { hard, start, entries, .. } = std::mem::take(&mut stopped.patient);
             let entries = entries.into_values().collect();
             let opened = Opened { key, machine, state, file: stopped.file, hard, start, entries };
-            match Replica::new(opened, &self.shared.settings) {
+            match Replica::new(opened, &self.shared.settings, &self.shared.budget) {
                 Ok(mut replica) => {
                     runtime::probe!("consensus-crippled-replica-runs-again");
                     tracing::warn!(replica = %key, reason = stopped.reason, "a replica is whole again and runs");

@@ -14,8 +14,6 @@ use std::time::Duration;
 
 /// Inputs taken in one turn at most.
 const INPUTS_MAX: usize = 256;
-/// Bytes of committed entries that wait to be applied, beyond which appended entries are not taken (Raft resends).
-const APPLY_BYTES_MAX: usize = 32 << 20;
 /// The longest that leadership is waited to be taken over at a shutdown.
 const HANDOVER_WAIT: Duration = Duration::from_millis(1500);
 /// Ticks between two questions of a replica that nobody sends entries.
@@ -39,7 +37,13 @@ impl Driver {
 
     fn take(&mut self, input: Input) -> usize {
         match input {
-            Input::Message { key, from, message } => {
+            Input::Message { key, from, message, queued } => {
+                // What is taken of it is counted by its replica from now on.
+                if runtime::planted("inbox-room-never-given-back") {
+                    std::mem::forget(queued);
+                } else {
+                    drop(queued);
+                }
                 let bytes = message.entries.iter().map(|entry| entry.data.len()).sum();
                 self.message(key, from, message);
                 bytes
@@ -60,7 +64,8 @@ impl Driver {
                 self.remove_proved(key, &members, waiter);
                 0
             }
-            Input::Propose { key, data, waiter } => {
+            Input::Propose { key, data, queued, waiter } => {
+                drop(queued);
                 let bytes = data.len();
                 let closing = self.closing.is_some();
                 match self.replicas.get_mut(&key) {
@@ -124,7 +129,7 @@ impl Driver {
     }
 
     /// Let Raft see a message, unless it would trip over it.
-    fn message(&mut self, key: Key, from: NodeId, message: Message) {
+    fn message(&mut self, key: Key, from: NodeId, mut message: Message) {
         if message.to != key.replica.0 || !self.may_speak(key, ReplicaId(message.from), from) {
             return;
         }
@@ -138,10 +143,7 @@ impl Driver {
                 self.stop(key, &reason, Stop::Damaged);
                 return;
             }
-            MessageType::MsgAppend if replica.apply_bytes > APPLY_BYTES_MAX => {
-                runtime::probe!("consensus-append-refused-while-applying");
-                return;
-            }
+            MessageType::MsgAppend => replica.shorten(&mut message),
             // It would stand for election, see `Replica::tick`.
             MessageType::MsgTimeoutNow if replica.takes_snapshot() => return,
             MessageType::MsgSnapshot => {
@@ -197,7 +199,9 @@ impl Driver {
         self.next_tick = (self.next_tick + self.shared.settings.tick).max(now);
         self.ticks += 1;
         let mut tell = Vec::new();
+        let (tail, kept) = (self.tail_bytes(), self.kept_bytes(now));
         for replica in self.replicas.values_mut() {
+            replica.raw.mut_store().tail = replica.stays(tail, kept, now);
             replica.tick_reads();
             replica.finish_exchange();
             if let Some(leader) = replica.agree_on_version() {
@@ -242,6 +246,9 @@ impl Driver {
         self.heal();
         if self.ticks.is_multiple_of(10) {
             self.shared.offers.expire(self.shared.settings.snapshot_idle);
+        }
+        self.outbox_bytes = self.shared.outbox_bytes();
+        if self.ticks.is_multiple_of(10) || self.shared.budget.is_short() {
             self.relieve(now);
         }
     }

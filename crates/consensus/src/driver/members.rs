@@ -141,7 +141,7 @@ impl Driver {
             let machine = (self.shared.machine)(key.group);
             let (hard, start, entries) = (Hard::default(), Start::default(), Vec::new());
             let opened = Opened { key, machine, state, file: 1, hard, start, entries };
-            Replica::new(opened, &self.shared.settings).map_err(|error| error.to_string())
+            Replica::new(opened, &self.shared.settings, &self.shared.budget).map_err(|error| error.to_string())
         });
         match made {
             Ok(replica) => {

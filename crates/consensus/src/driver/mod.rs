@@ -24,6 +24,7 @@ mod upkeep;
 
 pub(crate) use crippled::{Hope, Stopped};
 
+use crate::budget::Queued;
 use crate::host::Switchboard;
 use crate::log::{Key, Log, Record};
 use crate::members::{Change, Members};
@@ -56,6 +57,8 @@ pub(crate) enum Input {
         /// The node that sent it.
         from: NodeId,
         message: Message,
+        /// Held until it is taken, or dropped.
+        queued: Queued,
     },
     Note {
         from: NodeId,
@@ -64,6 +67,7 @@ pub(crate) enum Input {
     Propose {
         key: Key,
         data: Vec<u8>,
+        queued: Queued,
         waiter: Waiter,
     },
     Read {
@@ -155,6 +159,8 @@ pub(crate) struct Driver {
     fetches: usize,
     dirty: BTreeSet<Key>,
     outgoing: BTreeMap<NodeId, Outgoing>,
+    /// Bytes of frames that may wait to be sent to one node.
+    outbox_bytes: usize,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     next_tick: Instant,
     ticks: u64,
@@ -198,6 +204,7 @@ impl Driver {
             freezes: 0,
             fetches: 0,
             outgoing: BTreeMap::new(),
+            outbox_bytes: shared.outbox_bytes(),
             jobs: FuturesUnordered::new(),
             next_tick: time::now() + shared.settings.tick,
             ticks: 0,

@@ -127,6 +127,11 @@ impl Replica {
         fetched.into_iter().chain(offered).min()
     }
 
+    /// Bytes of entries that stay behind its checkpoint: a tail of them, or what is kept for who fetches a snapshot.
+    pub(super) fn stays(&self, tail: usize, kept: usize, now: Instant) -> usize {
+        if self.kept_from(now).is_some() { kept.max(tail) } else { tail }
+    }
+
     /// Time since `from` last asked for what follows a snapshot; `None` if it never did.
     pub(super) fn fetched_from_since(&self, from: ReplicaId) -> Option<Duration> {
         self.fetched_by.get(&from).map(|(_, at)| time::since(*at))

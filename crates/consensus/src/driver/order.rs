@@ -49,7 +49,6 @@ impl Driver {
                 replica.read_index(&state.request_ctx, state.index);
             }
             for entry in ready.take_committed_entries() {
-                replica.apply_bytes += entry.data.len();
                 replica.apply.push_back(entry);
             }
             let entries = ready.take_entries();
@@ -69,7 +68,6 @@ impl Driver {
                 let fetched = replica.fetched.take();
                 assert!(fetched.is_some(), "Raft sees an offer only after its rows were fetched");
                 replica.apply.clear();
-                replica.apply_bytes = 0;
                 replica.switching = Some(Switching { number, start, hard, entries, messages: persisted, fetched });
                 break;
             }
@@ -92,6 +90,9 @@ impl Driver {
                 let batch = if sync { self.batch } else { before };
                 replica.waiting.push_back(Waiting { number, batch, messages: persisted, snapshot: None });
             }
+        }
+        if replica.switching.is_none() {
+            replica.raw.mut_store().nothing_comes();
         }
         self.send(key, messages);
     }
@@ -236,7 +237,6 @@ impl Driver {
                 bytes += entry.data.len();
                 entries.push(entry);
             }
-            replica.apply_bytes -= bytes;
             let (state, machine) = (replica.state.clone(), replica.machine.clone());
             let leads = replica.leads();
             self.jobs.push(Box::pin(async move {
@@ -267,6 +267,7 @@ impl Driver {
         // Raft follows a change before it hears that its entry was applied; behind a snapshot it is further already.
         let gone = replica.switching.is_none() && replica.follow(applied.changes);
         replica.applied = applied.meta.applied;
+        replica.raw.mut_store().applied_to(replica.applied);
         replica.applied_bytes += applied.bytes;
         replica.dirty_since.get_or_insert_with(time::now);
         if replica.applied_bytes >= self.shared.settings.checkpoint_bytes {

@@ -48,7 +48,7 @@ impl Driver {
         let settings = &self.shared.settings;
         let crowded = self.log.as_ref().is_some_and(|log| log.segments() > settings.segments_max);
         let pinning = if crowded { self.log.as_ref().map(|log| log.pinned_by()).unwrap_or_default() } else { Vec::new() };
-        let heaviest = self.heaviest(now);
+        let (heaviest, tail) = (self.heaviest(now), self.tail_bytes());
         for replica in self.replicas.values_mut() {
             let old = replica.dirty_since.is_some_and(|since| now.saturating_duration_since(since) >= settings.checkpoint_after);
             let full = replica.applied_bytes >= settings.checkpoint_bytes;
@@ -69,6 +69,16 @@ impl Driver {
                 record.entries = store.iter().cloned().collect();
                 self.forming_bytes += store.bytes();
                 self.urgent = true;
+            } else if !ahead
+                && replica.switching.is_none()
+                && replica.kept_from(now).is_none()
+                && replica.raw.store().applied_bytes() > tail
+            {
+                // Less stays than at its last checkpoint, and there is none that it would have to make.
+                if let Some(start) = replica.raw.mut_store().cut(replica.durable, tail) {
+                    record_of(&mut self.forming, replica.key).start = Some(start);
+                    self.urgent = true;
+                }
             }
         }
         for key in pinning {
@@ -82,19 +92,20 @@ impl Driver {
     /// Replicas, those with most entries first, whose checkpoints bring the entries of this drive back to the memory that they may take.
     fn heaviest(&self, now: Instant) -> BTreeSet<Key> {
         let max = self.shared.settings.log_memory_bytes;
-        let total: usize = self.replicas.values().map(|replica| replica.raw.store().bytes()).sum();
+        // No checkpoint gives back what is not applied yet.
+        let applied = |replica: &Replica| replica.raw.store().applied_bytes();
+        let total: usize = self.replicas.values().map(applied).sum();
         if total <= max {
             return BTreeSet::new();
         }
         // Only entries that are applied and not durable in the state yet can be cut by a checkpoint.
         let ahead = self.replicas.values().filter(|replica| replica.applied > replica.durable);
         let (tail, kept) = (self.tail_bytes(), self.kept_bytes(now));
-        let stays = |replica: &Replica| if replica.kept_from(now).is_some() { kept.max(tail) } else { tail };
-        chosen(ahead.map(|replica| (replica.raw.store().bytes(), stays(replica), replica.key)).collect(), total - max)
+        chosen(ahead.map(|replica| (applied(replica), replica.stays(tail, kept, now), replica.key)).collect(), total - max)
     }
 
     /// Bytes of entries that each replica keeps behind its checkpoint: all together they take a part of the memory for entries.
-    fn tail_bytes(&self) -> usize {
+    pub(super) fn tail_bytes(&self) -> usize {
         let Settings { tail_bytes, log_memory_bytes, .. } = self.shared.settings;
         tail_bytes.min(log_memory_bytes / 2 / self.replicas.len().max(1))
     }
@@ -149,7 +160,8 @@ impl Driver {
         };
         let full = matches!(why, Stop::Full);
         let damaged = matches!(why, Stop::Damaged);
-        let mut stopped = Stopped::new(patient, true, damaged, Some(replica.machine.clone()), hope, reason.to_owned());
+        let share = self.shared.budget.share();
+        let mut stopped = Stopped::new(patient, true, damaged, Some(replica.machine.clone()), hope, reason.to_owned(), share);
         (stopped.file, stopped.next_file, stopped.full) = (replica.file, replica.next_file, full);
         if let Some((at, pause)) = replica.healed_at {
             stopped.relapsed(at, pause);

@@ -24,6 +24,11 @@ impl StateMachine for Machine {
 
 /// One of three voters, whose state hash was `marks` at those indexes.
 fn voter(marks: &[(u64, u64)]) -> Replica {
+    voter_in(marks, &Budget::new(128 << 20))
+}
+
+/// The same, in memory of this `budget`.
+fn voter_in(marks: &[(u64, u64)], budget: &Arc<Budget>) -> Replica {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
     let key = Key { group: GroupId(1), replica: ReplicaId(1) };
     let place = |id| ReplicaPlace { replica: ReplicaId(id), node: NodeId(id), drive: DriveId(id) };
@@ -32,7 +37,7 @@ fn voter(marks: &[(u64, u64)]) -> Replica {
     let state = State::create(&disk, "raft/state", 1 << 20, 1024, meta).unwrap();
     let (hard, start, entries) = (Hard::default(), Start::default(), Vec::new());
     let opened = Opened { key, machine: Arc::new(Machine), state, file: 1, hard, start, entries };
-    Replica::new(opened, &Settings::default()).unwrap()
+    Replica::new(opened, &Settings::default(), budget).unwrap()
 }
 
 /// The leader of three voters of whom the others do not answer.
@@ -214,4 +219,84 @@ fn a_command_whose_caller_is_gone_is_not_taken() {
     drop(wait);
     replica.propose(vec![1], waiter);
     assert_eq!(replica.raw.raft.raft_log.last_index(), last);
+}
+
+/// A follower of replica 2, which leads in term 3, with entries of `bytes` each behind nothing, of these terms.
+fn follower(budget: &Arc<Budget>, terms: &[u64], bytes: usize) -> Replica {
+    let mut replica = voter_in(&[], budget);
+    let entries: Vec<Entry> = (1..).zip(terms).map(|(index, term)| entry(index, *term, bytes)).collect();
+    let mut append = Message::default();
+    append.set_msg_type(raft::eraftpb::MessageType::MsgAppend);
+    (append.from, append.to, append.term) = (2, 1, 3);
+    append.set_entries(entries.into());
+    replica.raw.step(append).unwrap();
+    while replica.raw.has_ready() {
+        let mut ready = replica.raw.ready();
+        replica.raw.mut_store().append(&ready.take_entries());
+        replica.raw.advance_append_async(ready);
+    }
+    replica
+}
+
+fn entry(index: u64, term: u64, bytes: usize) -> Entry {
+    Entry { index, term, data: vec![1; bytes].into(), ..Entry::default() }
+}
+
+/// How many of `count` entries of `bytes` each from `first` on the follower takes.
+fn taken(replica: &mut Replica, first: u64, count: u64, bytes: usize) -> usize {
+    let mut append = Message::default();
+    append.set_msg_type(raft::eraftpb::MessageType::MsgAppend);
+    (append.from, append.to, append.term, append.index) = (2, 1, 3, first - 1);
+    append.set_entries((first..first + count).map(|index| entry(index, 3, bytes)).collect::<Vec<_>>().into());
+    replica.shorten(&mut append);
+    let kept = append.entries.len();
+    replica.raw.mut_store().nothing_comes();
+    kept
+}
+
+/// A node's memory, and the share that leaves nothing of it to others.
+fn full_node() -> (Arc<Budget>, crate::budget::Share) {
+    let budget = Budget::new(8 << 20);
+    let mut share = budget.share();
+    share.set(8 << 20);
+    (budget, share)
+}
+
+#[test]
+fn a_leader_on_a_full_node_takes_its_minimum_and_more_when_there_is_room() {
+    let (budget, others) = full_node();
+    let mut replica = voter_in(&[], &budget);
+    replica.raw.raft.become_candidate();
+    replica.raw.raft.become_leader();
+    let mut waits = Vec::new();
+    let mut busy = |replica: &mut Replica| {
+        let (waiter, mut wait) = oneshot::channel();
+        replica.propose(vec![1; 8 << 10], waiter);
+        let answer = outcome(&mut wait);
+        waits.push(wait);
+        answer == Some(Answer::Busy)
+    };
+    let count = (1..).find(|_| busy(&mut replica)).unwrap();
+    assert!((7..=8).contains(&count), "64 KiB are there for each, {count} were taken");
+    drop(others);
+    assert!(!busy(&mut replica));
+    assert_eq!(budget.held().entries, replica.raw.store().held(), "counted before Raft says what it wants done");
+}
+
+#[test]
+fn a_follower_on_a_full_node_takes_what_finds_room_and_never_nothing_for_ever() {
+    let (budget, others) = full_node();
+    let mut empty = follower(&budget, &[], 0);
+    assert_eq!(taken(&mut empty, 1, 20, 8 << 10), 7);
+    assert_eq!(taken(&mut empty, 1, 3, 1 << 20), 1, "one, however large it is, if it holds nothing");
+    // It has more than its minimum of this leader, who can commit that.
+    let mut holding = follower(&budget, &[3; 10], 8 << 10);
+    assert_eq!(taken(&mut holding, 11, 5, 1), 0);
+    assert_eq!(taken(&mut holding, 6, 10, 1), 5, "what it has takes no room, and has to be answered");
+    drop(others);
+    assert_eq!(taken(&mut holding, 11, 5, 1), 5);
+    // Of another leader: nobody commits that before something of this one follows it.
+    let (budget, _others) = full_node();
+    let mut inherited = follower(&budget, &[1; 10], 8 << 10);
+    assert_eq!(taken(&mut inherited, 11, 20, 8 << 10), 20);
 }

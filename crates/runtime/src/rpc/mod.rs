@@ -225,6 +225,11 @@ impl Rpc {
         }
     }
 
+    /// Bytes of one-way messages to `to` that wait to be written. As many messages as may wait may hold much: a sender of large ones looks here first.
+    pub fn queued_bytes(&self, to: NodeId) -> usize {
+        self.link(to, Class::Control).map_or(0, |link| link.queued_bytes())
+    }
+
     /// A hint: false if the last attempt to reach `to` failed, in either class, and none has succeeded since; or if its
     /// address is not known.
     pub fn is_reachable(&self, to: NodeId) -> bool {

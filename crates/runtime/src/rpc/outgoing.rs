@@ -9,7 +9,7 @@ use protocol::NodeId;
 use protocol::limits::REQUESTS_PER_CONNECTION_MAX;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -72,6 +72,8 @@ struct Connection {
     queue: Sender<Outbound>,
     calls: Mutex<Calls>,
     established: AtomicBool,
+    /// Bytes of one-way messages that wait to be written, or are being written.
+    casts: Arc<AtomicUsize>,
     /// Why calls do not wait for this connection to be established, if they do not.
     impatient: Option<String>,
 }
@@ -90,8 +92,27 @@ struct Call {
 
 enum Outbound {
     Call { id: u64, method: Method, epoch: u64, deadline: Instant, meta: Bytes, body: Vec<Bytes> },
-    Cast { method: Method, meta: Bytes, body: Vec<Bytes> },
+    Cast { method: Method, meta: Bytes, body: Vec<Bytes>, queued: Queued },
     Ping,
+}
+
+/// Counts the bytes of a one-way message until it is written, or dropped.
+struct Queued {
+    of: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Queued {
+    fn new(of: &Arc<AtomicUsize>, bytes: usize) -> Queued {
+        of.fetch_add(bytes, Ordering::Relaxed);
+        Queued { of: of.clone(), bytes }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Link {
@@ -165,8 +186,14 @@ impl Link {
     /// Send without waiting; dropped if it cannot be queued.
     pub fn cast(self: &Arc<Self>, method: Method, meta: Bytes, body: Vec<Bytes>) {
         if let Ok(connection) = self.connection() {
-            let _ = connection.queue.try_send(Outbound::Cast { method, meta, body });
+            let queued = Queued::new(&connection.casts, meta.len() + body.iter().map(Bytes::len).sum::<usize>());
+            let _ = connection.queue.try_send(Outbound::Cast { method, meta, body, queued });
         }
+    }
+
+    /// Bytes of one-way messages that are not written yet.
+    pub fn queued_bytes(&self) -> usize {
+        self.state().current.as_ref().map_or(0, |(connection, _)| connection.casts.load(Ordering::Relaxed))
     }
 
     /// The connection to use: the present one, or a new one that is being dialled.
@@ -184,8 +211,14 @@ impl Link {
                 let impatient =
                     failed.filter(|(failure, age)| failure.silent && *age < SILENCE_REMEMBERED).map(|(failure, _)| failure.reason.clone());
                 let (queue, queued) = channel(REQUESTS_PER_CONNECTION_MAX + CASTS_QUEUED_MAX);
-                let connection =
-                    Arc::new(Connection { to: self.to, queue, calls: Mutex::default(), established: AtomicBool::new(false), impatient });
+                let connection = Arc::new(Connection {
+                    to: self.to,
+                    queue,
+                    calls: Mutex::default(),
+                    established: AtomicBool::new(false),
+                    casts: Arc::default(),
+                    impatient,
+                });
                 let driver = Driver {
                     link: Arc::downgrade(self),
                     own: self.own.clone(),
@@ -369,7 +402,7 @@ impl Driver {
             while let Some(outbound) = queued.recv().await {
                 let mut next = Some(outbound);
                 while let Some(outbound) = next {
-                    if let Some(frame) = self.frame(outbound)
+                    if let Some((frame, _queued)) = self.frame(outbound)
                         && let Err(error) = frame::write(&mut writer, &mut send, &frame, &life).await
                     {
                         return broken(error.to_string());
@@ -413,8 +446,8 @@ impl Driver {
         }
     }
 
-    /// The frame for `outbound`, unless nobody waits for it any more.
-    fn frame(&self, outbound: Outbound) -> Option<Frame> {
+    /// The frame for `outbound`, and what counts it while it is written, unless nobody waits for it any more.
+    fn frame(&self, outbound: Outbound) -> Option<(Frame, Option<Queued>)> {
         match outbound {
             Outbound::Call { id, method, epoch, deadline, meta, body } => {
                 let remaining = deadline.saturating_duration_since(now());
@@ -422,12 +455,13 @@ impl Driver {
                     return None;
                 }
                 let remaining_ms = u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).max(1);
-                Some(Frame { kind: Kind::Request, method: method.0, id, epoch, remaining_ms, meta, body })
+                Some((Frame { kind: Kind::Request, method: method.0, id, epoch, remaining_ms, meta, body }, None))
             }
-            Outbound::Cast { method, meta, body } => {
-                Some(Frame { kind: Kind::Cast, method: method.0, id: 0, epoch: 0, remaining_ms: 0, meta, body })
+            Outbound::Cast { method, meta, body, queued } => {
+                let frame = Frame { kind: Kind::Cast, method: method.0, id: 0, epoch: 0, remaining_ms: 0, meta, body };
+                Some((frame, Some(queued)))
             }
-            Outbound::Ping => Some(Frame::bare(Kind::Ping, 0)),
+            Outbound::Ping => Some((Frame::bare(Kind::Ping, 0), None)),
         }
     }
 
