@@ -421,11 +421,20 @@ impl Host {
         leading.is_some_and(|key| self.shared.offer(key, Input::Transfer { key }).is_ok())
     }
 
-    /// Replicas of this node that nothing heals, so that others have to take their places; at most `max`.
+    /// Replicas of this node that nothing heals, so that others have to take their places; at most `max`, and others each time, at
+    /// random, where there are more. Without those that are known to belong to their groups no more: nobody takes a place that there is not.
     pub fn to_be_replaced(&self, max: usize) -> Vec<(GroupId, ReplicaId)> {
-        let status = self.shared.status.lock().expect("no holder panics");
-        let spent = status.iter().filter(|(_, (status, _))| status.to_be_replaced);
-        spent.map(|(key, _)| (key.group, key.replica)).take(max).collect()
+        let spent: Vec<_> = {
+            let status = self.shared.status.lock().expect("no holder panics");
+            let spent = status.iter().filter(|(_, (status, _))| status.to_be_replaced);
+            spent.map(|(key, _)| (key.group, key.replica)).collect()
+        };
+        let gone = |group, replica| self.shared.directory.members(group).is_some_and(|members| members.is_gone(replica));
+        let spent: Vec<_> = spent.into_iter().filter(|(group, replica)| !gone(*group, *replica)).collect();
+        if spent.len() <= max {
+            return spent;
+        }
+        from_anywhere(&spent, max, runtime::entropy::u64())
     }
 
     /// Groups of replicas that run on this node that were founded anew, with the era ([`Members::era`]) that those have applied; at most `max`.
@@ -466,5 +475,22 @@ impl Host {
                 tracing::warn!(%drive, "replicas did not stop in time; their log has everything that they acknowledged");
             }
         }
+    }
+}
+
+/// So many of `all`, which are more, that follow one another from a place that was drawn on.
+fn from_anywhere<T: Copy>(all: &[T], count: usize, drawn: u64) -> Vec<T> {
+    let from = (drawn % all.len() as u64) as usize;
+    all.iter().cycle().skip(from).take(count).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_told_of_at_some_time() {
+        let told = |drawn| from_anywhere(&[1, 2, 3, 4, 5], 2, drawn);
+        assert_eq!([0, 2, 4, 5].map(told), [[1, 2], [3, 4], [5, 1], [1, 2]]);
     }
 }
