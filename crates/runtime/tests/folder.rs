@@ -2,7 +2,7 @@
 #![cfg(not(madsim))]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test of real files")]
 
-use runtime::disk::{Error, Open, open_folder, run};
+use runtime::disk::{Error, Lane, Open, open_folder, run};
 use std::sync::Arc;
 
 #[test]
@@ -80,7 +80,7 @@ fn jobs_run_on_threads_of_the_drive() {
     assert!(names.iter().flatten().all(|name| name.starts_with("drive-")), "{names:?}");
     // The last handle may be dropped by a job of the drive itself.
     let own = Arc::clone(&disk);
-    disk.submit(Box::new(move || drop(own)));
+    disk.submit(Lane::Work, Box::new(move || drop(own)));
     drop(disk);
 }
 
@@ -120,7 +120,7 @@ fn a_job_that_panics_leaves_the_threads_to_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let disk = open_folder(folder.path()).unwrap();
     for _ in 0..10 {
-        disk.submit(Box::new(|| panic!("as the test wants")));
+        disk.submit(Lane::Work, Box::new(|| panic!("as the test wants")));
     }
     assert_eq!(runtime::process::block_on(async { run(&disk, || 7).await }), 7);
 }
