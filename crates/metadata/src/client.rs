@@ -217,29 +217,28 @@ impl Client {
         }
     }
 
-    /// One page, merged from the bucket's partitions, no further than the smallest last key of a truncated one.
+    /// One page, merged from the bucket's partitions, no further than the smallest last key of a truncated one. It ends early,
+    /// be it without an entry, rather than to find nothing until `deadline`.
     pub async fn list(&self, bucket: &BucketRef, query: ListQuery, deadline: Instant) -> Result<ListPage, Error> {
         let max = capped(query.max);
         check_partitions(bucket)?;
-        let page = merge::page(bucket.partitions.len(), max, |index, position, count| {
+        let page = merge::page(bucket.partitions.len(), max, enough(deadline), |index, position, count| {
             let mut query = ListQuery { max: count, ..query.clone() };
-            if let Some(position) = position {
-                query.after = position.after.map_or(query.after, |(name, _)| Some(name));
-                query.passed = position.passed;
-            }
+            query.after = position.after.map_or(query.after, |(name, _)| Some(name));
+            query.passed = position.passed.or(query.passed);
             self.asked(bucket.partitions[index], Query::List { bucket: bucket.id, query }, deadline)
         })
         .await?;
-        Ok(ListPage { entries: page.entries, truncated: page.truncated, read: page.read })
+        Ok(ListPage { entries: page.entries, truncated: page.truncated, passed: page.passed, read: page.read })
     }
 
     /// One page of versions and markers, merged as [`Client::list`] does; each key's lie in one partition.
     pub async fn list_versions(&self, bucket: &BucketRef, query: VersionQuery, deadline: Instant) -> Result<VersionPage, Error> {
         let max = capped(query.max);
         check_partitions(bucket)?;
-        let page = merge::page(bucket.partitions.len(), max, |index, position, count| {
+        let page = merge::page(bucket.partitions.len(), max, enough(deadline), |index, position, count| {
             let mut query = VersionQuery { max: count, ..query.clone() };
-            if let Some((name, place)) = position.and_then(|position| position.after) {
+            if let Some((name, place)) = position.after {
                 query.after_key = Some(name);
                 // Newer ones come first, so places count downwards.
                 query.after_version = place.map(|place| Revision(!u64::try_from(place).expect("made of a revision")));
@@ -360,9 +359,9 @@ impl Client {
     pub async fn list_uploads(&self, bucket: &BucketRef, query: UploadQuery, deadline: Instant) -> Result<UploadPage, Error> {
         let max = capped(query.max);
         check_partitions(bucket)?;
-        let page = merge::page(bucket.partitions.len(), max, |index, position, count| {
+        let page = merge::page(bucket.partitions.len(), max, enough(deadline), |index, position, count| {
             let mut query = UploadQuery { max: count, ..query.clone() };
-            if let Some((name, place)) = position.and_then(|position| position.after) {
+            if let Some((name, place)) = position.after {
                 query.after_key = Some(name);
                 query.after_upload = place.map(UploadId);
             }
@@ -506,6 +505,14 @@ fn check_partitions(bucket: &BucketRef) -> Result<(), Error> {
 
 fn capped(max: u32) -> usize {
     (max as usize).min(protocol::limits::LIST_KEYS_MAX)
+}
+
+/// Whether a listing that has until `deadline` goes on looking, or is cut short and continued by a request of its own: so it
+/// does not lose all at the deadline, however much there is that it does not show.
+fn enough(deadline: Instant) -> impl Fn() -> bool {
+    let begun = runtime::time::now();
+    let until = begun + deadline.saturating_duration_since(begun) * 2 / 5;
+    move || runtime::time::now() >= until
 }
 
 /// Where to go on behind `parts`, and how many are still wanted.

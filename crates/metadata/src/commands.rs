@@ -108,7 +108,7 @@ pub struct Page<T> {
     /// There is more after the last entry. Then there is at least one entry, unless none was asked for, or `passed` says
     /// how far the page came.
     pub truncated: bool,
-    /// Every key up to this one was walked and gives no entry: the next page goes on behind it.
+    /// Only of a page without entries: every key up to this one was walked and gives none, so the next page goes on behind it.
     pub passed: Option<String>,
     /// Rows that were looked at for it: what the page costs, whatever it shows.
     pub read: u32,

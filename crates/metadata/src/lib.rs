@@ -101,7 +101,8 @@ pub struct ListQuery {
     pub after: Option<String>,
     /// Most entries, keys and common prefixes together; cut to [`protocol::limits::LIST_KEYS_MAX`]. 0: none.
     pub max: u32,
-    /// Where an earlier page of this very listing ended without an entry to show for it: [`commands::Page::passed`].
+    /// And only keys behind this one, where an earlier page of this very listing ended without an entry: [`ListPage::passed`]. Unlike
+    /// `after` it cuts no common prefix off: what is listed of one that it lies in are the keys behind it.
     pub passed: Option<String>,
 }
 
@@ -146,7 +147,7 @@ pub enum ListedVersion {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct VersionPage {
     pub entries: Vec<ListedVersion>,
-    /// There is more after the last entry.
+    /// There may be more after the last entry; then there is one. A page may be truncated before it is full.
     pub truncated: bool,
 }
 
@@ -168,8 +169,10 @@ pub enum Listed {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ListPage {
     pub entries: Vec<Listed>,
-    /// There is more after the last entry.
+    /// There may be more after the last entry, or behind `passed`. A page may be truncated before it is full, also without an entry.
     pub truncated: bool,
+    /// Only of a truncated page without entries, and then always: none of the keys up to this one gives an entry.
+    pub passed: Option<String>,
     /// Rows that the partitions looked at for it.
     pub read: u32,
 }
@@ -179,6 +182,7 @@ pub struct ListPage {
 pub struct UploadPage {
     pub uploads: Vec<Upload>,
     pub prefixes: Vec<String>,
+    /// As [`VersionPage::truncated`].
     pub truncated: bool,
 }
 

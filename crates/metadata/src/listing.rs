@@ -1,8 +1,8 @@
 //! Listings of one partition: ordered walks over keys that seek past common prefixes and past versions that are hidden.
 //!
-//! Always holds: the work of one query is bounded by the entries that it returns and by [`WORK_BYTES`], never by the
-//! keys that hide behind a common prefix or the versions behind a current one; a page says `truncated` exactly if there
-//! is an entry behind its last one, or if it ran out of work before it could tell.
+//! Always holds: the work of one query is bounded by [`WORK_BYTES`], never by the keys that hide behind a common prefix or the
+//! versions behind a current one; a page says `truncated` exactly if there is an entry behind its last one, or if it ran out
+//! of work before it could tell.
 
 use protocol::BucketId;
 use protocol::record::Headers;
@@ -13,13 +13,16 @@ use crate::commands::{Page, UploadLine};
 use crate::rows::{ChecksumHead, Read, UploadRow, VersionHead, decode, decode_head, unreadable};
 use crate::{Error, ListQuery, Listed, ListedVersion, Upload, UploadQuery, VersionQuery, bucket, keys};
 
-/// A page ends early when the rows that were read reach this.
-const WORK_BYTES: usize = 16 << 20;
+/// A page ends early when the rows that were read, and [`SEEK_BYTES`] for each seek, reach this: so little that it is answered
+/// before its asker tries another replica, also from a drive that must read all of it. The merge asks on.
+pub(crate) const WORK_BYTES: usize = 2 << 20;
+/// A seek may read a block that nothing else is found in.
+const SEEK_BYTES: usize = 8 << 10;
 /// A page of whole rows ends, with at least one entry, when they reach this.
 pub(crate) const REPLY_BYTES: usize = 2 << 20;
 
 /// Keys that have a current object, and common prefixes of such.
-pub(crate) fn objects(rows: &impl Read, bucket: BucketId, query: &ListQuery) -> Result<Page<Listed>, Error> {
+pub(crate) fn objects(rows: &impl Read, bucket: BucketId, query: &ListQuery, work_max: usize) -> Result<Page<Listed>, Error> {
     bucket::readable(rows, bucket)?;
     let mut walk = Walk::new(keys::OBJECTS, bucket, &query.prefix, query.delimiter.as_deref(), query.max);
     if let Some(after) = &query.after {
@@ -30,7 +33,7 @@ pub(crate) fn objects(rows: &impl Read, bucket: BucketId, query: &ListQuery) -> 
     }
     let mut lost = planted("list-drops-key-at-page-border") && query.after.is_some();
     let mut last = String::new();
-    walk.run(rows, Listed::Prefix, |row, key, value| {
+    walk.run(rows, work_max, Listed::Prefix, |row, key, value| {
         if key == last {
             return Ok(Judged::Behind);
         }
@@ -59,7 +62,7 @@ pub(crate) fn objects(rows: &impl Read, bucket: BucketId, query: &ListQuery) -> 
 }
 
 /// Versions, markers and common prefixes.
-pub(crate) fn versions(rows: &impl Read, bucket: BucketId, query: &VersionQuery) -> Result<Page<ListedVersion>, Error> {
+pub(crate) fn versions(rows: &impl Read, bucket: BucketId, query: &VersionQuery, work_max: usize) -> Result<Page<ListedVersion>, Error> {
     bucket::readable(rows, bucket)?;
     let mut walk = Walk::new(keys::OBJECTS, bucket, &query.prefix, query.delimiter.as_deref(), query.max);
     let mut last = String::new();
@@ -72,7 +75,7 @@ pub(crate) fn versions(rows: &impl Read, bucket: BucketId, query: &VersionQuery)
             last.clone_from(after);
         }
     }
-    walk.run(rows, ListedVersion::Prefix, |row, key, value| {
+    walk.run(rows, work_max, ListedVersion::Prefix, |row, key, value| {
         let latest = key != last;
         if latest {
             last.clone_from(&key);
@@ -94,13 +97,13 @@ pub(crate) fn versions(rows: &impl Read, bucket: BucketId, query: &VersionQuery)
 }
 
 /// Uploads under way and common prefixes.
-pub(crate) fn uploads(rows: &impl Read, bucket: BucketId, query: &UploadQuery) -> Result<Page<UploadLine>, Error> {
+pub(crate) fn uploads(rows: &impl Read, bucket: BucketId, query: &UploadQuery, work_max: usize) -> Result<Page<UploadLine>, Error> {
     bucket::readable(rows, bucket)?;
     let mut walk = Walk::new(keys::UPLOADS, bucket, &query.prefix, query.delimiter.as_deref(), query.max);
     if let Some(after) = &query.after_key {
         walk.start_after(after, query.after_upload.map(|upload| keys::upload(bucket, after, upload)));
     }
-    walk.run(rows, UploadLine::Prefix, |row, _, value| {
+    walk.run(rows, work_max, UploadLine::Prefix, |row, _, value| {
         // Of what the object will have a listing says nothing, and there may be a lot of it.
         let upload = Upload { headers: Headers::default(), tags: Vec::new(), ..decode::<UploadRow>(row, value)?.upload };
         Ok(Judged::Entry(UploadLine::Upload(upload)))
@@ -178,11 +181,12 @@ impl<'a> Walk<'a> {
         Some(self.prefix.len() + at + delimiter.len())
     }
 
-    /// Collect a page; `judge` says what a row is (its row key, its key, its value). A common prefix is listed if it holds
-    /// an entry.
+    /// Collect a page for work of about `work_max` bytes; `judge` says what a row is (its row key, its key, its value). A
+    /// common prefix is listed if it holds an entry.
     fn run<T>(
         mut self,
         rows: &impl Read,
+        work_max: usize,
         prefix_line: impl Fn(String) -> T,
         mut judge: impl FnMut(&[u8], String, &[u8]) -> Result<Judged<T>, Error>,
     ) -> Result<Page<T>, Error> {
@@ -200,7 +204,7 @@ impl<'a> Walk<'a> {
                     stop = Stop::Failed(unreadable(row, "its key is no key"));
                     return false;
                 };
-                if work >= WORK_BYTES && (!entries.is_empty() || walked.as_ref().is_some_and(|walked| *walked != key)) {
+                if work >= work_max && (!entries.is_empty() || walked.as_ref().is_some_and(|walked| *walked != key)) {
                     probe!("list-ran-out-of-work");
                     stop = Stop::Tired;
                     return false;
@@ -241,7 +245,10 @@ impl<'a> Walk<'a> {
                     let passed = walked.filter(|_| entries.is_empty());
                     return Ok(Page { entries, truncated: true, passed, read });
                 }
-                Stop::Seek(behind) => self.range.start = behind,
+                Stop::Seek(behind) => {
+                    work += SEEK_BYTES;
+                    self.range.start = behind;
+                }
                 Stop::Failed(error) => return Err(error),
             }
         }

@@ -1,7 +1,7 @@
 //! Merging the listings of a bucket's partitions into one page.
 //!
-//! Always holds: a line is emitted only when every partition that may have a smaller one has been asked for it: a
-//! page goes no further than the smallest last line of a truncated partition, and that partition is asked for more.
+//! Always holds: a line is emitted only when no partition can have a smaller one: each has one itself, is exhausted, or has
+//! walked past it. A page that ends early says how far all partitions have come, and has come further than the one before.
 //! Partitions hold disjoint keys; a common prefix that several of them give is emitted once.
 
 use futures::future::join_all;
@@ -12,7 +12,7 @@ use std::future::Future;
 use crate::Error;
 use crate::commands::{Line, Page};
 
-/// Where a listing goes on.
+/// Where a listing goes on in one partition.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Position {
     /// Behind the line at this place. `None`: no line was given yet.
@@ -24,14 +24,20 @@ pub(crate) struct Position {
 /// What one partition has given and the page has not used yet.
 struct Source<L> {
     lines: VecDeque<L>,
-    /// Behind what was given. `None`: it was not asked yet.
-    position: Option<Position>,
+    asked: bool,
     truncated: bool,
+    /// Up to this key it has nothing behind `lines`, if there are none.
+    passed: Option<String>,
 }
 
 /// A page of at most `max` lines of `partitions` listings. `fetch` asks one partition for a page of so many lines
-/// behind a position.
-pub(crate) async fn page<L, F>(partitions: usize, max: usize, fetch: impl Fn(usize, Option<Position>, u32) -> F) -> Result<Page<L>, Error>
+/// behind a position. Once each was asked, none is asked again when it is `enough`.
+pub(crate) async fn page<L, F>(
+    partitions: usize,
+    max: usize,
+    enough: impl Fn() -> bool,
+    fetch: impl Fn(usize, Position, u32) -> F,
+) -> Result<Page<L>, Error>
 where
     L: Line,
     F: Future<Output = Result<Page<L>, Error>>,
@@ -41,29 +47,38 @@ where
         return Ok(Page { entries, truncated: false, passed: None, read: 0 });
     }
     let mut read = 0_u32;
-    let mut sources: Vec<Source<L>> = (0..partitions).map(|_| Source { lines: VecDeque::new(), position: None, truncated: true }).collect();
+    let mut sources: Vec<Source<L>> =
+        (0..partitions).map(|_| Source { lines: VecDeque::new(), asked: false, truncated: true, passed: None }).collect();
     loop {
-        let dry = dry(&sources);
-        if !dry.is_empty() {
-            if !entries.is_empty() {
-                probe!("list-asked-a-partition-twice-for-one-page");
+        while let Some(line) = take_certain(&mut sources) {
+            entries.push(line);
+            if entries.len() == max {
+                let truncated = sources.iter().any(|source| source.truncated || !source.lines.is_empty());
+                return Ok(Page { entries, truncated, passed: None, read });
             }
-            let count = share(max - entries.len(), partitions);
-            let pages = join_all(dry.iter().map(|index| fetch(*index, sources[*index].position.clone(), count))).await;
-            for (index, page) in dry.into_iter().zip(pages) {
-                let page = page?;
-                read = read.saturating_add(page.read);
-                sources[index].refill(page)?;
-            }
-            continue;
         }
-        let Some(line) = take_smallest(&mut sources) else {
+        let dry = dry(&sources);
+        if dry.is_empty() {
             return Ok(Page { entries, truncated: false, passed: None, read });
-        };
-        entries.push(line);
-        if entries.len() == max {
-            let truncated = sources.iter().any(|source| source.truncated || !source.lines.is_empty());
-            return Ok(Page { entries, truncated, passed: None, read });
+        }
+        if sources.iter().all(|source| source.asked) && enough() {
+            probe!("list-page-cut-short");
+            // The last entry says where to go on, if there is one. Else nobody has given a line that is not behind this key.
+            let passed = dry.iter().filter_map(|index| sources[*index].passed.clone()).min().filter(|_| entries.is_empty());
+            return Ok(Page { entries, truncated: true, passed, read });
+        }
+        if !entries.is_empty() {
+            probe!("list-asked-a-partition-twice-for-one-page");
+        }
+        let count = share(max - entries.len(), partitions);
+        // Behind what was emitted, whoever gave it: also past a common prefix that this partition would give once more.
+        let after = entries.last().map(Line::place).map(|(name, place)| (name.to_string(), place));
+        let position = |index: usize| Position { after: after.clone(), passed: sources[index].passed.clone() };
+        let pages = join_all(dry.iter().map(|index| fetch(*index, position(*index), count))).await;
+        for (index, page) in dry.into_iter().zip(pages) {
+            let page = page?;
+            read = read.saturating_add(page.read);
+            sources[index].refill(page)?;
         }
     }
 }
@@ -76,17 +91,22 @@ fn share(wanted: usize, partitions: usize) -> u32 {
     u32::try_from(ask).unwrap_or(u32::MAX)
 }
 
-/// The partitions that must be asked before the next line is certain.
+/// The partitions that may have more and have given nothing that is left.
 fn dry<L>(sources: &[Source<L>]) -> Vec<usize> {
     let forgotten = planted("list-merged-past-truncated-partition");
-    let is_dry = |source: &Source<L>| source.lines.is_empty() && source.truncated && !(forgotten && source.position.is_some());
+    let is_dry = |source: &Source<L>| source.lines.is_empty() && source.truncated && !(forgotten && source.asked);
     sources.iter().enumerate().filter(|(_, source)| is_dry(source)).map(|(index, _)| index).collect()
 }
 
-/// Take the smallest line, and drop the others that stand at its place.
-fn take_smallest<L: Line>(sources: &mut [Source<L>]) -> Option<L> {
+/// Take the smallest line, if no partition can have a smaller one, and drop the others that stand at its place.
+fn take_certain<L: Line>(sources: &mut [Source<L>]) -> Option<L> {
     let smallest =
         (0..sources.len()).filter_map(|index| Some((sources[index].lines.front()?.place(), index))).min().map(|(_, index)| index)?;
+    let (name, _) = sources[smallest].lines.front()?.place();
+    let passes = |source: &Source<L>| source.passed.as_deref().is_some_and(|passed| name <= passed);
+    if !dry(sources).into_iter().all(|index| passes(&sources[index])) {
+        return None;
+    }
     let line = sources[smallest].lines.pop_front()?;
     for source in sources {
         source.lines.pop_front_if(|other| other.place() == line.place());
@@ -96,18 +116,12 @@ fn take_smallest<L: Line>(sources: &mut [Source<L>]) -> Option<L> {
 
 impl<L: Line> Source<L> {
     fn refill(&mut self, page: Page<L>) -> Result<(), Error> {
-        self.truncated = page.truncated;
-        let position = self.position.get_or_insert_default();
-        match page.entries.last() {
-            Some(last) => {
-                let (name, place) = last.place();
-                *position = Position { after: Some((name.to_string(), place)), passed: None };
-            }
-            None if page.truncated && (page.passed.is_none() || page.passed <= position.passed) => {
-                return Err(Error::Unavailable("a partition gave a truncated page that goes nowhere".into()));
-            }
-            None => position.passed = page.passed,
+        if page.entries.is_empty() && page.truncated && (page.passed.is_none() || page.passed <= self.passed) {
+            return Err(Error::Unavailable("a partition gave a truncated page that goes nowhere".into()));
         }
+        self.asked = true;
+        self.truncated = page.truncated;
+        self.passed = page.passed.filter(|_| page.entries.is_empty());
         self.lines = page.entries.into();
         Ok(())
     }

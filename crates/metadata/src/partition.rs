@@ -9,6 +9,7 @@ use protocol::wire;
 use serde::Serialize;
 
 use crate::commands::{Command, Query, Reply};
+use crate::listing::WORK_BYTES;
 use crate::rows::{Read, skip_revisions};
 use crate::upload::Completion;
 use crate::{Deletion, Error, Upload, ages, blob, bucket, garbage, lifecycle, listing, object, tags, upload, versions};
@@ -103,16 +104,16 @@ impl StateMachine for Partition {
         match query {
             Query::Get { bucket, key, version } => answered(rows, object::get(rows, bucket, &key, version)),
             Query::CompletedParts { upload, first_number, max } => answered(rows, upload::completed_parts(rows, upload, first_number, max)),
-            Query::List { bucket, query } => answered(rows, listing::objects(rows, bucket, &query)),
+            Query::List { bucket, query } => answered(rows, listing::objects(rows, bucket, &query, WORK_BYTES)),
             Query::Upload { bucket, key, upload } => answered(rows, upload::get(rows, bucket, &key, upload)),
             Query::ListParts { bucket, key, upload, after, max } => {
                 answered(rows, upload::list_parts(rows, bucket, &key, upload, after, max))
             }
-            Query::ListUploads { bucket, query } => answered(rows, listing::uploads(rows, bucket, &query)),
+            Query::ListUploads { bucket, query } => answered(rows, listing::uploads(rows, bucket, &query, WORK_BYTES)),
             Query::Named { asked } => answered(rows, blob::named(rows, &asked)),
             Query::Garbage { after, max } => answered(rows, garbage::list(rows, after, max)),
             Query::Usage { bucket } => answered(rows, bucket::usage(rows, bucket)),
-            Query::ListVersions { bucket, query } => answered(rows, listing::versions(rows, bucket, &query)),
+            Query::ListVersions { bucket, query } => answered(rows, listing::versions(rows, bucket, &query, WORK_BYTES)),
             Query::Place { bucket, key, version } => {
                 let readable = bucket::readable(rows, bucket);
                 answered(rows, readable.and_then(|_| versions::place(rows, bucket, &key, version)))

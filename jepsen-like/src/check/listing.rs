@@ -4,7 +4,8 @@
 //! not truncated. A listing is no snapshot: each key of the range is read at a moment of its own between the beginning
 //! and the end of the page. A key that is shown may have stood at some moment of that time; one that is not shown may
 //! have been absent; a common prefix that is shown may have had a key. Pages that continue one another leave no gap and
-//! do not overlap, so that no key that stood throughout is skipped or repeated.
+//! do not overlap, so that no key that stood throughout is skipped or repeated. A truncated page without entries has read some
+//! keys and does not say how many: what stands behind it and is not shown was read by it or by the page that goes on.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +38,10 @@ pub(super) struct Range<'a> {
     continued: bool,
     /// Only entries up to this one.
     through: Option<&'a str>,
+    /// When the first of those pages without entries began that this one goes on behind, or this one itself.
+    since: u64,
+    /// The first entry that is shown.
+    first: Option<&'a str>,
     shown: BTreeMap<&'a str, Option<Value>>,
 }
 
@@ -51,6 +56,12 @@ impl<'a> Range<'a> {
             return if self.page.prefixes.iter().any(|prefix| prefix == entry) { Cover::UnderPrefix } else { Cover::NotShown };
         }
         self.shown.get(key).map_or(Cover::NotShown, |value| Cover::Shown(*value))
+    }
+
+    /// Since when `key` may have been read for this page.
+    pub(super) fn begun(&self, key: &str) -> u64 {
+        let is_first = |entry| self.first.is_none_or(|first| entry < first);
+        if entry(self.list, key).is_some_and(is_first) { self.since } else { self.operation.begun }
     }
 
     fn is_in_range(&self, entry: &str) -> bool {
@@ -76,24 +87,36 @@ fn entry<'k>(list: &List, key: &'k str) -> Option<&'k str> {
     Some(rolled.map_or(key, |at| &key[..list.prefix.len() + at + list.delimiter.len()]))
 }
 
+/// Where a page goes on.
+#[derive(Clone, Copy)]
+struct Behind<'a> {
+    /// This entry, if any was shown or named.
+    after: Option<&'a str>,
+    /// Since when what is behind it may have been read; `None`: only by the page that goes on.
+    since: Option<u64>,
+}
+
 /// The ranges of all pages of `history`, and what is wrong with the pages themselves.
 pub(super) fn ranges(history: &History) -> (Vec<Range<'_>>, Vec<Violation>) {
     let mut violations = Vec::new();
     let mut ranges: Vec<Range<'_>> = Vec::new();
     // Pages of each listing, by their tokens.
-    let mut tokens: BTreeMap<(u64, &str), Option<&str>> = BTreeMap::new();
-    let mut markers: BTreeMap<(u64, &str), ()> = BTreeMap::new();
+    let mut tokens: BTreeMap<(u64, &str), Behind<'_>> = BTreeMap::new();
+    let mut markers: BTreeMap<(u64, &str), Behind<'_>> = BTreeMap::new();
     for operation in &history.operations {
         let (Action::List(list), Outcome::Listed(page)) = (&operation.action, &operation.outcome) else { continue };
         let mut say = |key: &str, reason: String| {
             let reason = format!("{reason} (page of listing {} begun at {})", list.listing, operation.begun);
             violations.push(Violation::Listing { key: key.to_owned(), reason });
         };
-        let (after, continued) = match &list.after {
-            After::Start => (None, false),
-            After::Key(key) => (Some(key.as_str()), markers.contains_key(&(list.listing, key.as_str()))),
+        let (behind, continued) = match &list.after {
+            After::Start => (Behind { after: None, since: None }, false),
+            After::Key(key) => match markers.get(&(list.listing, key.as_str())) {
+                Some(behind) => (*behind, true),
+                None => (Behind { after: Some(key), since: None }, false),
+            },
             After::Token(token) => match tokens.get(&(list.listing, token.as_str())) {
-                Some(last) => (*last, true),
+                Some(behind) => (*behind, true),
                 None => {
                     say("", format!("it goes on at token {token}, which no earlier page of its listing gave"));
                     continue;
@@ -102,14 +125,21 @@ pub(super) fn ranges(history: &History) -> (Vec<Range<'_>>, Vec<Violation>) {
         };
         let last_key = page.keys.last().map(|listed| listed.key.as_str());
         let last = last_key.max(page.prefixes.last().map(String::as_str));
+        let first = page.keys.first().map(|listed| listed.key.as_str()).into_iter().chain(page.prefixes.first().map(String::as_str)).min();
+        let since = behind.since.unwrap_or(operation.begun);
         let shown = page.keys.iter().map(|listed| (listed.key.as_str(), listed.value)).collect();
-        let through = if page.truncated { last } else { None };
-        let range = Range { operation, list, page, after, continued, through, shown };
+        // An empty page tells nothing until it is known how far it came.
+        let through = page.truncated.then(|| last.or(behind.after).unwrap_or(""));
+        let range = Range { operation, list, page, after: behind.after, continued, through, since, first, shown };
         judge_page(&range, last, &mut say);
         if let Some(next) = &page.next {
+            let behind = match last {
+                Some(_) => Behind { after: last, since: None },
+                None => Behind { after: behind.after, since: Some(since) },
+            };
             match list.kind {
-                ListKind::V1 => markers.insert((list.listing, next), ()),
-                ListKind::V2 => tokens.insert((list.listing, next), last).map(|_| ()),
+                ListKind::V1 => markers.insert((list.listing, next), behind),
+                ListKind::V2 => tokens.insert((list.listing, next), behind),
             };
         }
         ranges.push(range);
@@ -125,10 +155,17 @@ fn judge_page(range: &Range<'_>, last: Option<&str>, say: &mut impl FnMut(&str, 
     if count > most {
         say(last.unwrap_or(""), format!("{count} entries, at most {most} were asked for"));
     }
-    if page.truncated && (page.next.is_none() || last.is_none()) && most > 0 {
+    if page.truncated && page.next.is_none() && most > 0 {
         say(last.unwrap_or(""), "truncated, and nothing to go on with".to_owned());
     }
-    if list.kind == ListKind::V1 && page.truncated && page.next.as_deref() != last {
+    let stands_still = match (&list.after, &page.next) {
+        (After::Key(before) | After::Token(before), Some(next)) => before == next,
+        _ => false,
+    };
+    if page.truncated && stands_still {
+        say(last.unwrap_or(""), "truncated, and the next page begins where it began".to_owned());
+    }
+    if list.kind == ListKind::V1 && page.truncated && last.is_some() && page.next.as_deref() != last {
         say(last.unwrap_or(""), format!("the next marker is {:?}, the last entry another", page.next));
     }
     let keys = page.keys.iter().map(|listed| (listed.key.as_str(), false));
@@ -186,7 +223,9 @@ fn judge_keys(range: &Range<'_>, registers: &Registers<'_>, violations: &mut Vec
                 Some(_) if may_stand(steps, None, time) => say(key, "listed with the ETag of a value that it did not hold then"),
                 _ => say(key, "listed, although it did not exist then"),
             },
-            Cover::NotShown if !may_be_absent(steps, time) => say(key, "not listed, although it existed all the time"),
+            Cover::NotShown if !may_be_absent(steps, Time { begun: range.begun(key), ..time }) => {
+                say(key, "not listed, although it existed all the time")
+            }
             Cover::UnderPrefix => {
                 let entry = entry(range.list, key).expect("covered");
                 prefixes.entry(entry).and_modify(|stands| *stands |= may_stand(steps, None, time));

@@ -130,7 +130,8 @@ pub(super) fn registers<'a>(history: &'a History, ranges: &[Range<'a>]) -> Regis
                 Cover::NotShown => Effect::Read(None),
                 Cover::UnderPrefix | Cover::Outside => continue,
             };
-            steps.push(whole(range.operation, effect));
+            let begun = if effect == Effect::Read(None) { range.begun(key) } else { range.operation.begun };
+            steps.push(Step { begun, ..whole(range.operation, effect) });
         }
     }
     let mortal = deleted_buckets(history);

@@ -1,6 +1,8 @@
 //! Listings: ListObjects, ListObjectsV2.
 //!
-//! Keys come in the order of their UTF-8 bytes; a page ends where the partitions can prove its end. Tokens hold a key, nothing else.
+//! Keys come in the order of their UTF-8 bytes; a page ends where the partitions can prove its end. Where they have looked for
+//! long and found nothing but what is hidden, it ends early, be it without an entry, and the next one goes on from there. Tokens
+//! hold a key and what it means, nothing else.
 
 use super::{OWNER, Operations, etag, signed, soon, timestamp};
 use crate::digest;
@@ -10,27 +12,103 @@ use metadata::{BucketRef, ListPage, ListQuery, Listed};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use protocol::limits::{KEY_BYTES_MAX, LIST_KEYS_MAX};
 use s3s::dto::*;
-use s3s::{S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
-/// First byte of a continuation token: its format.
-const TOKEN_VERSION: u8 = 1;
+/// First byte of a continuation token: go on behind this entry,
+const BEHIND_ENTRY: u8 = 1;
+/// or behind this key, up to which there is no entry.
+const BEHIND_KEY: u8 = 2;
 /// What `encoding-type=url` leaves as it is.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
-/// The token that continues after `key`.
+/// The token that continues after the entry `key`.
 pub(super) fn token(key: &str) -> String {
-    let mut bytes = vec![TOKEN_VERSION];
+    token_of(BEHIND_ENTRY, key)
+}
+
+/// The entry that a token continues after.
+pub(super) fn token_key(token: Option<&str>) -> S3Result<Option<String>> {
+    token.map(|token| decoded(token).filter(|(kind, _)| *kind == BEHIND_ENTRY).map(|(_, key)| key).ok_or_else(no_token)).transpose()
+}
+
+fn token_of(kind: u8, key: &str) -> String {
+    let mut bytes = vec![kind];
     bytes.extend_from_slice(key.as_bytes());
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The key that a token continues after.
-pub(super) fn token_key(token: Option<&str>) -> S3Result<Option<String>> {
-    let Some(token) = token else { return Ok(None) };
-    let bytes = URL_SAFE_NO_PAD.decode(token).ok();
-    let key = bytes.and_then(|bytes| bytes.strip_prefix(&[TOKEN_VERSION]).map(<[u8]>::to_vec)).and_then(|key| String::from_utf8(key).ok());
-    let key = key.filter(|key| key.len() <= KEY_BYTES_MAX);
-    key.map(Some).ok_or_else(|| s3_error!(InvalidArgument, "The continuation token provided is incorrect"))
+fn decoded(token: &str) -> Option<(u8, String)> {
+    let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+    let (kind, key) = bytes.split_first()?;
+    let key = String::from_utf8(key.to_vec()).ok().filter(|key| key.len() <= KEY_BYTES_MAX)?;
+    Some((*kind, key))
+}
+
+fn no_token() -> S3Error {
+    s3_error!(InvalidArgument, "The continuation token provided is incorrect")
+}
+
+/// Where a listing goes on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Next {
+    /// Behind the entry that was shown last, or that the client names; the rest of a common prefix that it lies in is left out.
+    Entry(String),
+    /// Behind this key, as no key up to it gives another entry. It may lie in a common prefix that the keys behind it give.
+    Key(String),
+}
+
+impl Next {
+    fn token(&self) -> String {
+        match self {
+            Next::Entry(entry) => token_of(BEHIND_ENTRY, entry),
+            Next::Key(key) => token_of(BEHIND_KEY, key),
+        }
+    }
+
+    fn of_token(token: &str) -> S3Result<Next> {
+        match decoded(token) {
+            Some((BEHIND_ENTRY, entry)) => Ok(Next::Entry(entry)),
+            Some((BEHIND_KEY, key)) => Ok(Next::Key(key)),
+            _ => Err(no_token()),
+        }
+    }
+
+    /// As a marker of version 1 of the listing. A marker is an entry; what is none, because it lies in a common prefix, is
+    /// written as a text that is too long for an entry: itself, dots, and its length in the last [`DIGITS`] bytes.
+    fn marker(&self, prefix: &str, delimiter: Option<&str>) -> String {
+        match self {
+            Next::Key(key) if is_rolled_up(key, prefix, delimiter) => {
+                let dots = KEY_BYTES_MAX + 1 - key.len();
+                format!("{key}{}{:0DIGITS$}", ".".repeat(dots), key.len())
+            }
+            Next::Entry(name) | Next::Key(name) => name.clone(),
+        }
+    }
+
+    fn of_marker(marker: String) -> Next {
+        match key_of_marker(&marker) {
+            Some(key) => Next::Key(key.to_string()),
+            None => Next::Entry(marker),
+        }
+    }
+}
+
+/// Digits of the length of a key in a marker.
+const DIGITS: usize = 4;
+
+/// The key of a marker that is no entry.
+fn key_of_marker(marker: &str) -> Option<&str> {
+    if marker.len() != KEY_BYTES_MAX + 1 + DIGITS {
+        return None;
+    }
+    let (padded, length) = marker.split_at_checked(KEY_BYTES_MAX + 1)?;
+    let (key, dots) = padded.split_at_checked(length.parse().ok()?)?;
+    (!dots.is_empty() && dots.bytes().all(|byte| byte == b'.')).then_some(key)
+}
+
+/// Whether a key of the listing is shown as a common prefix.
+fn is_rolled_up(key: &str, prefix: &str, delimiter: Option<&str>) -> bool {
+    delimiter.is_some_and(|delimiter| key.strip_prefix(prefix).is_some_and(|rest| rest.contains(delimiter)))
 }
 
 /// Most entries of one page: what was asked for, at most a thousand.
@@ -64,9 +142,8 @@ pub(super) fn possible_prefix(prefix: &str) -> bool {
 struct Page {
     contents: Vec<Object>,
     prefixes: Vec<CommonPrefix>,
-    truncated: bool,
-    /// The last key or prefix.
-    last: Option<String>,
+    /// Where to go on, if it is truncated.
+    next: Option<Next>,
 }
 
 impl Operations {
@@ -77,17 +154,18 @@ impl Operations {
         let prefix = input.prefix.unwrap_or_default();
         let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
         let marker = input.marker.unwrap_or_default();
-        let after = Some(marker.clone()).filter(|marker| !marker.is_empty());
-        let query = ListQuery { prefix: prefix.clone(), delimiter: delimiter.clone(), after, max, passed: None };
+        let begin = Some(marker.clone()).filter(|marker| !marker.is_empty()).map(Next::of_marker);
+        let query = query_of(&prefix, delimiter.as_deref(), begin, max);
         let page = self.page(&input.bucket, query, escape, true).await?;
-        // Without a delimiter the last key is the marker, and S3 does not repeat it.
-        let next = page.last.filter(|_| page.truncated && delimiter.is_some());
+        // Without a delimiter the last key, if there is one, is the marker, and S3 does not repeat it.
+        let told = delimiter.is_some() || page.contents.is_empty();
+        let next = page.next.as_ref().filter(|_| told).map(|next| next.marker(&prefix, delimiter.as_deref()));
         Ok(S3Response::new(ListObjectsOutput {
             name: Some(input.bucket),
             prefix: Some(shown(&prefix, escape)),
             marker: Some(shown(&marker, escape)),
             max_keys: Some(i32::try_from(max).unwrap_or(i32::MAX)),
-            is_truncated: Some(page.truncated),
+            is_truncated: Some(page.next.is_some()),
             contents: Some(page.contents),
             common_prefixes: Some(page.prefixes),
             delimiter: delimiter.map(|delimiter| shown(&delimiter, escape)),
@@ -104,21 +182,20 @@ impl Operations {
         let prefix = input.prefix.unwrap_or_default();
         let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
         // A token outweighs where the listing once started.
-        let after = match token_key(input.continuation_token.as_deref())? {
-            Some(key) => Some(key),
-            None => input.start_after.clone().filter(|start| !start.is_empty()),
+        let begin = match input.continuation_token.as_deref() {
+            Some(token) => Some(Next::of_token(token)?),
+            None => input.start_after.clone().filter(|start| !start.is_empty()).map(Next::Entry),
         };
-        let query = ListQuery { prefix: prefix.clone(), delimiter: delimiter.clone(), after, max, passed: None };
+        let query = query_of(&prefix, delimiter.as_deref(), begin, max);
         let page = self.page(&input.bucket, query, escape, input.fetch_owner == Some(true)).await?;
-        let next = page.last.as_deref().filter(|_| page.truncated).map(token);
         Ok(S3Response::new(ListObjectsV2Output {
             name: Some(input.bucket),
             prefix: Some(shown(&prefix, escape)),
             max_keys: Some(i32::try_from(max).unwrap_or(i32::MAX)),
             key_count: Some(i32::try_from(page.contents.len() + page.prefixes.len()).unwrap_or(i32::MAX)),
             continuation_token: input.continuation_token,
-            is_truncated: Some(page.truncated),
-            next_continuation_token: next,
+            is_truncated: Some(page.next.is_some()),
+            next_continuation_token: page.next.as_ref().map(Next::token),
             contents: Some(page.contents),
             common_prefixes: Some(page.prefixes),
             delimiter: delimiter.map(|delimiter| shown(&delimiter, escape)),
@@ -143,11 +220,21 @@ impl Operations {
     }
 }
 
+fn query_of(prefix: &str, delimiter: Option<&str>, begin: Option<Next>, max: u32) -> ListQuery {
+    let (after, passed) = match begin {
+        Some(Next::Entry(entry)) => (Some(entry), None),
+        Some(Next::Key(key)) => (None, Some(key)),
+        None => (None, None),
+    };
+    ListQuery { prefix: prefix.to_string(), delimiter: delimiter.map(str::to_string), after, max, passed }
+}
+
 fn show(page: ListPage, escape: bool, owner: bool) -> Page {
     let last = page.entries.last().map(|entry| match entry {
         Listed::Object { key, .. } => key.clone(),
         Listed::Prefix(prefix) => prefix.clone(),
     });
+    let next = last.map(Next::Entry).or(page.passed.map(Next::Key)).filter(|_| page.truncated);
     let mut contents = Vec::new();
     let mut prefixes = Vec::new();
     for entry in page.entries {
@@ -166,7 +253,7 @@ fn show(page: ListPage, escape: bool, owner: bool) -> Page {
             }),
         }
     }
-    Page { contents, prefixes, truncated: page.truncated, last }
+    Page { contents, prefixes, next }
 }
 
 #[cfg(test)]
@@ -192,18 +279,38 @@ mod tests {
     fn a_token_that_we_did_not_make_is_refused() {
         for text in ["", "!", "AA", "not a token"] {
             assert!(token_key(Some(text)).is_err(), "{text}");
+            assert!(Next::of_token(text).is_err(), "{text}");
         }
+        assert!(token_key(Some(&Next::Key("k".into()).token())).is_err(), "of objects, not of buckets");
+    }
+
+    #[test]
+    fn a_page_without_entries_says_where_to_go_on() {
+        let page = |passed: Option<&str>| {
+            let page = ListPage { truncated: passed.is_some(), passed: passed.map(str::to_string), ..ListPage::default() };
+            show(page, false, false).next
+        };
+        assert_eq!(page(None), None);
+        let next = page(Some("deep/0700")).unwrap();
+        assert_eq!(next.marker("", None), "deep/0700", "without a delimiter any key is a marker");
+        assert_eq!(next.marker("deep/", Some("/")), "deep/0700");
+        let query = |begin: Next| query_of("", Some("/"), Some(begin), 10);
+        // A marker within a common prefix cuts off the rest of it; this one must not.
+        for begin in [Next::of_marker(next.marker("", Some("/"))), Next::of_token(&next.token()).unwrap()] {
+            assert_eq!((query(begin.clone()).after, query(begin).passed.as_deref()), (None, Some("deep/0700")));
+        }
+        assert_eq!(query(Next::of_marker("deep/0700".into())).after.as_deref(), Some("deep/0700"));
     }
 
     #[test]
     fn keys_and_prefixes_are_shown_apart_and_the_last_of_both_is_known() {
         let object = Listed::Object { key: "a b".into(), bytes: 3, etag: "e".into(), modified_ms: 0, checksum: None };
-        let page = ListPage { entries: vec![object, Listed::Prefix("b/".into())], truncated: true, read: 2 };
+        let page = ListPage { entries: vec![object, Listed::Prefix("b/".into())], truncated: true, passed: None, read: 2 };
         let page = show(page, true, false);
         assert_eq!(page.contents[0].key.as_deref(), Some("a%20b"));
         assert!(page.contents[0].owner.is_none());
         assert_eq!(page.prefixes[0].prefix.as_deref(), Some("b/"));
-        assert_eq!(page.last.as_deref(), Some("b/"));
+        assert_eq!(page.next, Some(Next::Entry("b/".into())));
     }
 
     quickcheck! {
@@ -211,9 +318,17 @@ mod tests {
             key.len() > KEY_BYTES_MAX || token_key(Some(&token(&key))).unwrap() == Some(key)
         }
 
-        fn any_token_is_decoded_without_panic(text: String) -> bool {
-            let _ = token_key(Some(&text));
+        fn any_token_or_marker_is_decoded_without_panic(text: String, length: u16) -> bool {
+            let _ = (token_key(Some(&text)), Next::of_token(&text));
+            let long = format!("{}{length:04}", text.repeat(KEY_BYTES_MAX + 1).chars().take(KEY_BYTES_MAX + 1).collect::<String>());
+            let _ = (Next::of_marker(text), Next::of_marker(long));
             true
+        }
+
+        fn where_a_page_ended_comes_back(key: String, rolled: bool) -> bool {
+            let key: String = key.chars().take(100).collect();
+            let next = if rolled { Next::Key(format!("{key}/")) } else { Next::Entry(key) };
+            Next::of_token(&next.token()).unwrap() == next && Next::of_marker(next.marker("", Some("/"))) == next
         }
 
         fn escaped_names_come_back(name: String) -> bool {

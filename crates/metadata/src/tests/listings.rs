@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::commands::{Line, Page};
-use crate::{ListQuery, Listed, merge};
+use crate::{ListQuery, Listed, listing, merge};
 use futures::FutureExt;
 use protocol::key_hash;
 use quickcheck::{Arbitrary, Gen, QuickCheck};
@@ -87,15 +87,19 @@ fn partitions(count: u32, keys: &BTreeSet<String>) -> Vec<Machine> {
     machines
 }
 
-fn merged(machines: &[Machine], query: &ListQuery) -> Names {
-    let fetch = |index: usize, position: Option<merge::Position>, count: u32| {
-        let position = position.unwrap_or_default();
+/// A page for which each partition is asked to work for `work` bytes at a time, and `enough` may cut short.
+pub fn page_of(machines: &[Machine], query: &ListQuery, work: usize, enough: impl Fn() -> bool) -> Page<Listed> {
+    let fetch = |index: usize, position: merge::Position, count: u32| {
         let after = position.after.map(|(name, _)| name).or(query.after.clone());
-        let query = ListQuery { max: count, after, passed: position.passed, ..query.clone() };
-        std::future::ready(machines[index].ask::<Page<Listed>>(&Query::List { bucket: BUCKET, query }))
+        let passed = position.passed.or(query.passed.clone());
+        let query = ListQuery { max: count, after, passed, ..query.clone() };
+        std::future::ready(listing::objects(&machines[index].rows.rows(), BUCKET, &query, work))
     };
-    let page = merge::page(machines.len(), query.max as usize, fetch).now_or_never().expect("nothing waits");
-    names(&page.unwrap())
+    merge::page(machines.len(), query.max as usize, enough, fetch).now_or_never().expect("nothing waits").unwrap()
+}
+
+pub fn merged(machines: &[Machine], query: &ListQuery) -> Names {
+    names(&page_of(machines, query, listing::WORK_BYTES, || false))
 }
 
 pub fn keys_of(texts: Vec<Text>) -> BTreeSet<String> {
