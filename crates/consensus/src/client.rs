@@ -184,11 +184,13 @@ impl Client {
         })
     }
 
-    /// Query linearizably (ReadIndex); retried over leader changes until `deadline`.
+    /// Query linearizably (ReadIndex); retried over leader changes until `deadline`. [`Error::Busy`] at once when a second
+    /// replica takes no more: who asks everybody until his deadline multiplies the load that is shed.
     pub async fn read(&self, group: GroupId, query: Bytes, deadline: Instant) -> Result<Bytes, Error> {
         let mut tour = self.tour(group)?;
         let mut reason = "no time was left".to_owned();
         let mut busy = false;
+        let mut turned_away = false;
         while time::now() < deadline {
             let place = tour.place();
             let meta = encode(&Read { group, replica: place.replica });
@@ -204,8 +206,10 @@ impl Client {
                     tour.doubted = true;
                     self.go_on(&mut tour, None, deadline).await;
                 }
+                Attempt::Busy if turned_away => return Err(Error::Busy { group }),
                 Attempt::Busy => {
-                    busy = true;
+                    // Its list is its own, or its drive's: another replica may have room.
+                    (busy, turned_away) = (true, true);
                     self.go_on(&mut tour, None, deadline).await;
                 }
                 Attempt::NodeBusy(why) => {
