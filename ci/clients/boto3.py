@@ -101,6 +101,30 @@ def conditions():
     must(s3.get_object(Bucket=BUCKET, Key="once")["Body"].read() == b"3", "the refused write took place")
 
 
+def conditional_removal():
+    def knows(operation, name):
+        return name in s3.meta.service_model.operation_model(operation).input_shape.members
+
+    if knows("CompleteMultipartUpload", "IfNoneMatch"):
+        s3.put_object(Bucket=BUCKET, Key="taken", Body=b"1")
+        for key, want in (("taken", "PreconditionFailed"), ("not taken", "no error")):
+            upload = s3.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+            part = s3.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"part")["ETag"]
+            parts = {"Parts": [{"PartNumber": 1, "ETag": part}]}
+            got = code_of(s3.complete_multipart_upload, Bucket=BUCKET, Key=key, UploadId=upload, MultipartUpload=parts, IfNoneMatch="*")
+            must(got == want, f"Complete of {key} with If-None-Match: * gave {got}")
+            if got != "no error":
+                s3.abort_multipart_upload(Bucket=BUCKET, Key=key, UploadId=upload)
+        must(s3.get_object(Bucket=BUCKET, Key="taken")["Body"].read() == b"1", "the refused Complete took place")
+    if knows("DeleteObject", "IfMatch"):
+        old = s3.put_object(Bucket=BUCKET, Key="doomed", Body=b"1")["ETag"]
+        new = s3.put_object(Bucket=BUCKET, Key="doomed", Body=b"2")["ETag"]
+        got = code_of(s3.delete_object, Bucket=BUCKET, Key="doomed", IfMatch=old)
+        must(got == "PreconditionFailed", f"a deletion with a stale If-Match gave {got}")
+        s3.delete_object(Bucket=BUCKET, Key="doomed", IfMatch=new)
+        must(code_of(s3.head_object, Bucket=BUCKET, Key="doomed") == "404", "a deletion with the right If-Match did nothing")
+
+
 def listing():
     keys = sorted(f"list/{folder}/{number:03}" for folder in ("a b", "c+d", "ü&<") for number in range(40)) + ["list/a", "list/a/b"]
     for key in keys:
@@ -280,6 +304,7 @@ for file in (MIDDLE, LARGEST):
 step("metadata", metadata)
 step("checksums", checksums)
 step("conditions", conditions)
+step("conditional removal", conditional_removal)
 step("list", listing)
 step("copy", copy)
 step(f"copy {size_name(LARGE)} in parts", copy_in_parts)

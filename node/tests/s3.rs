@@ -3,7 +3,7 @@
 
 mod server;
 
-use jepsen_like::s3::{Auth, Checksum, Client, Condition, Content, Error, List, ListKind, Payload, Request, Tamper};
+use jepsen_like::s3::{Auth, Checksum, Client, Condition, Content, Element, Error, List, ListKind, Payload, Request, Tamper};
 use runtime::process::block_on;
 use server::Up;
 use std::future::Future;
@@ -122,6 +122,61 @@ fn conditions_are_judged_once() {
             }
         }
         assert_eq!(won, 1);
+    });
+}
+
+#[test]
+fn deletions_and_completes_take_place_only_on_their_condition() {
+    with_server(|client, _| async move {
+        let wrong = "\"00000000000000000000000000000000\"";
+        let put = async |key: &str| client.put("bucket", key, Content::new(1, 100)).await.unwrap().etag;
+        let stands = async |key: &str| client.get("bucket", key).await.is_ok();
+        let delete =
+            async |key: &str, etag: &str| client.call_whole(&Request::object("DELETE", "bucket", key).header("if-match", etag)).await;
+        let etag = put("k").await;
+        assert_eq!(code(delete("k", wrong).await), "PreconditionFailed");
+        assert!(stands("k").await);
+        delete("k", &etag).await.unwrap();
+        assert!(!stands("k").await);
+        assert_eq!(code(delete("k", &etag).await), "NoSuchKey", "it was asked for a version, and there is none");
+        put("k").await;
+        delete("k", "*").await.unwrap();
+        assert!(!stands("k").await);
+
+        // Each row of DeleteObjects has a condition of its own.
+        let (kept, gone) = (put("kept").await, put("gone").await);
+        assert_eq!(kept, gone);
+        let row = |key: &str, etag: &str| format!("<Object><Key>{key}</Key><ETag>{etag}</ETag></Object>");
+        let document =
+            format!("<Delete>{}{}</Delete>", row("kept", &wrong.replace('"', "&quot;")), row("gone", &gone.replace('"', "&quot;")));
+        let request = Request::bucket("POST", "bucket").query("delete", "").source(document);
+        let (_, body) = client.call_whole(&request).await.unwrap();
+        let root = Element::parse(&body).unwrap();
+        let told: Vec<_> = root.children.iter().map(|row| (row.name.as_str(), row.text_of("Key"), row.text_of("Code"))).collect();
+        assert_eq!(told.len(), 2);
+        assert!(told.contains(&("Error", "kept", "PreconditionFailed")) && told.contains(&("Deleted", "gone", "")), "{told:?}");
+        assert!(stands("kept").await && !stands("gone").await);
+
+        let complete = async |key: &str, name: &str, value: &str| {
+            let upload = client.create_upload("bucket", key).await.unwrap();
+            let part = client.upload_part("bucket", key, &upload, 1, Content::new(2, 50)).await.unwrap();
+            let request = Request::object("POST", "bucket", key).header(name, value);
+            let done = client.complete_upload_with(request, &upload, &[(1, part)]).await;
+            (done, upload)
+        };
+        let (refused, upload) = complete("kept", "if-none-match", "*").await;
+        assert_eq!(code(refused), "PreconditionFailed");
+        assert_eq!(client.get("bucket", "kept").await.unwrap().1.len(), 100);
+        let under_way = client.list_uploads("bucket", "").await.unwrap();
+        assert_eq!(under_way, [("kept".to_string(), upload.clone())], "an upload that was refused can be completed otherwise");
+        client.abort_upload("bucket", "kept", &upload).await.unwrap();
+        let (refused, _) = complete("kept", "if-match", wrong).await;
+        assert_eq!(code(refused), "PreconditionFailed");
+        complete("kept", "if-match", &kept).await.0.unwrap();
+        complete("new", "if-none-match", "*").await.0.unwrap();
+        for key in ["kept", "new"] {
+            assert_eq!(client.get("bucket", key).await.unwrap().1.len(), 50);
+        }
     });
 }
 

@@ -45,7 +45,8 @@ struct Order<'a> {
     open_deletes: BTreeSet<(u64, usize)>,
     /// Values that somebody saw.
     told: BTreeSet<Value>,
-    /// What happens was chosen, or a copy of unknown outcome may have written anything.
+    /// What happens was chosen, or a copy of unknown outcome may have written anything, or a conditional delete of unknown outcome
+    /// removed it.
     chose: bool,
     state: Option<Value>,
     /// The greatest beginning so far.
@@ -89,7 +90,7 @@ impl<'a> Order<'a> {
                 Effect::Remove => {
                     open_deletes.insert((step.begun, index));
                 }
-                Effect::WriteOneOf(_) => chose = true,
+                Effect::WriteOneOf(_) | Effect::RemoveIf(_) => chose = true,
                 effect => {
                     if let Some(value) = effect.writes() {
                         chose |= open.insert(value, index).is_some();
@@ -159,7 +160,7 @@ impl<'a> Order<'a> {
             let asked = match &step.effect {
                 Effect::Read(seen) => Some(*seen),
                 Effect::WriteIf(Condition::Absent, _) => Some(None),
-                Effect::WriteIf(Condition::Matches(value), _) => Some(Some(*value)),
+                Effect::WriteIf(Condition::Matches(value), _) | Effect::RemoveIf(Condition::Matches(value)) => Some(Some(*value)),
                 // Anything else than what is.
                 _ => self.another(place),
             };

@@ -12,8 +12,8 @@
 //! it can, and then replayed from its beginning against the results and the times.
 //!
 //! Absence has no name: which delete made it is chosen by the sweep, the one whose time is over first. That is exact
-//! unless a conditional create competes for the same absence, or a refused condition asks for a change that nobody
-//! else needs. Where the sweep fails after such a choice it is undecided, and left to the search. So are values written
+//! unless a conditional create competes for the same absence, a delete asks what it deletes, or a refused condition asks for
+//! a change that nobody else needs. Where the sweep fails after such a choice it is undecided, and left to the search. So are values written
 //! twice (copies), tiny values with equal bytes, and reads that only a copy of unknown outcome explains. Writes of
 //! unknown outcome that nobody saw are left out; seen ones have no end; deletes of unknown outcome are at hand from
 //! their beginning.

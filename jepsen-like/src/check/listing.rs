@@ -261,7 +261,8 @@ pub(super) fn may_stand(steps: &[Step<'_>], value: Option<Value>, time: Time) ->
         };
         // Ended for certain before the page began, by a change that wholly followed it.
         let over = |change: &Step<'_>| {
-            let ends_it = matches!(change.effect, Effect::Remove) || (value.is_some() && change.effect.writes().is_some());
+            let ends_it =
+                matches!(change.effect, Effect::Remove | Effect::RemoveIf(_)) || (value.is_some() && change.effect.writes().is_some());
             ends_it && change.begun > write.end() && change.end() < time.begun
         };
         writes && !steps.iter().any(over)
@@ -275,7 +276,7 @@ fn may_be_absent(steps: &[Step<'_>], time: Time) -> bool {
         let writes = |step: &Step<'_>| matches!(step.effect, Effect::Write(_) | Effect::WriteIf(..) | Effect::WriteOneOf(_));
         steps.iter().any(|step| writes(step) && step.begun >= deleted && step.end() < time.begun)
     };
-    let removed = steps.iter().filter(|step| step.effect == Effect::Remove && step.begun < time.ended);
+    let removed = steps.iter().filter(|step| matches!(step.effect, Effect::Remove | Effect::RemoveIf(_)) && step.begun < time.ended);
     // A delete without an end may be the last of all.
     !stands_since(0) || removed.into_iter().any(|delete| delete.ended.is_none_or(|ended| !stands_since(ended)))
 }

@@ -41,6 +41,8 @@ pub(super) enum Effect {
     /// A copy of unknown outcome writes one of these.
     WriteOneOf(Vec<Value>),
     Remove,
+    /// The condition held.
+    RemoveIf(Condition),
     /// The condition did not hold.
     Failed(Condition),
     Read(Option<Value>),
@@ -60,6 +62,7 @@ impl Effect {
             Effect::Write(value) => return Some(Some(*value)),
             Effect::WriteOneOf(values) => return Some(Some(values[way])),
             Effect::Remove => return Some(None),
+            Effect::RemoveIf(condition) => return condition.holds(state).then_some(None),
             Effect::WriteIf(condition, value) => return condition.holds(state).then_some(Some(*value)),
             Effect::Failed(condition) => !condition.holds(state),
             Effect::Read(seen) => *seen == state,
@@ -220,9 +223,15 @@ fn effect(operation: &Operation) -> Option<Effect> {
         (Action::PutIfMatches { expected, .. }, Outcome::PreconditionFailed) => Effect::Failed(Condition::Matches(*expected)),
         (Action::PutIfMatches { value, expected }, _) => Effect::WriteIf(Condition::Matches(*expected), *value),
         (Action::Delete, _) => Effect::Remove,
+        (Action::DeleteIfMatches(expected), Outcome::PreconditionFailed) => Effect::Failed(Condition::Matches(*expected)),
+        (Action::DeleteIfMatches(expected), _) => Effect::RemoveIf(Condition::Matches(*expected)),
         (Action::Get | Action::Head, Outcome::Read(Seen::Absent)) => Effect::Read(None),
         (Action::Get | Action::Head, Outcome::Read(Seen::Value(value))) => Effect::Read(Some(*value)),
         (Action::Copy(_), Outcome::Copied(value)) => Effect::Write(*value),
+        (Action::Complete { if_absent: true, .. }, Outcome::PreconditionFailed) => Effect::Failed(Condition::Absent),
+        (Action::Complete { if_absent: true, .. }, Outcome::Done | Outcome::Unknown(_)) => {
+            Effect::WriteIf(Condition::Absent, operation.writes()?)
+        }
         (Action::Complete { .. }, Outcome::Done | Outcome::Unknown(_)) => Effect::Write(operation.writes()?),
         _ => return None,
     })
@@ -278,6 +287,7 @@ pub(super) fn told(effect: &Effect) -> Option<Value> {
     match effect {
         Effect::Read(seen) => *seen,
         Effect::Failed(Condition::Matches(value)) | Effect::WriteIf(Condition::Matches(value), _) => Some(*value),
+        Effect::RemoveIf(Condition::Matches(value)) => Some(*value),
         _ => None,
     }
 }

@@ -41,6 +41,9 @@ pub enum Action {
     PutIfMatches { value: Value, expected: Value },
     /// [`Outcome::Done`], whether the key existed or not.
     Delete,
+    /// DELETE with `If-Match` of the ETag of this value: [`Outcome::Done`], [`Outcome::PreconditionFailed`] (412, and 404
+    /// NoSuchKey).
+    DeleteIfMatches(Value),
     /// [`Outcome::Read`].
     Get,
     /// [`Outcome::Read`]: the value that ETag, length and user metadata name.
@@ -56,8 +59,14 @@ pub enum Action {
     UploadPart { upload: String, number: u16, value: Value },
     /// CompleteMultipartUpload that names these parts by the ETags of their values. The object that it makes is
     /// [`Value::composed`] of them. [`Outcome::Done`], [`Refusal::NoSuchUpload`], [`Refusal::InvalidPart`],
-    /// [`Refusal::InvalidPartOrder`], [`Refusal::EntityTooSmall`].
-    Complete { upload: String, parts: Vec<Part> },
+    /// [`Refusal::InvalidPartOrder`], [`Refusal::EntityTooSmall`]; with `If-None-Match: *` also [`Outcome::PreconditionFailed`].
+    Complete {
+        upload: String,
+        parts: Vec<Part>,
+        /// With `If-None-Match: *`: all Completes of an upload, or none.
+        #[serde(default, skip_serializing_if = "is_false")]
+        if_absent: bool,
+    },
     /// [`Outcome::Done`], [`Refusal::NoSuchUpload`].
     Abort { upload: String },
     /// One page of the parts with higher numbers than `after`, at most `parts_max` of them: [`Outcome::Parts`],
@@ -88,6 +97,10 @@ pub enum Action {
     SetTags { version: Option<String>, tags: Option<u64> },
     /// GetObjectTagging: [`Outcome::Tags`], [`Outcome::Found`] as with `SetTags`.
     GetTags(Option<String>),
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// One page of versions that is asked for.
@@ -351,6 +364,7 @@ impl Operation {
                 | Action::PutIfAbsent(_)
                 | Action::PutIfMatches { .. }
                 | Action::Delete
+                | Action::DeleteIfMatches(_)
                 | Action::DeleteVersion(_)
                 | Action::Copy(_)
                 | Action::CopyVersion { .. }
@@ -451,12 +465,14 @@ mod tests {
                 operation(Action::PutIfMatches { value, expected: value }, Outcome::PreconditionFailed),
                 operation(Action::Get, Outcome::Read(Seen::Value(value))),
                 operation(Action::Get, Outcome::Read(Seen::Absent)),
+                operation(Action::DeleteIfMatches(value), Outcome::PreconditionFailed),
+                operation(Action::Complete { upload: "u".to_owned(), parts: Vec::new(), if_absent: true }, Outcome::Done),
                 operation(Action::Delete, Outcome::Unknown("cut".to_owned())),
             ],
         };
-        history.operations[4].ended = None;
+        history.operations[6].ended = None;
         assert_eq!(History::from_lines(&history.to_lines()).unwrap(), history);
-        assert_eq!(history.to_lines().lines().count(), 5);
+        assert_eq!(history.to_lines().lines().count(), 7);
         assert_eq!(History::from_lines("\n{}").unwrap_err().line, 2);
     }
 

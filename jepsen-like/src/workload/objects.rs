@@ -87,6 +87,17 @@ pub(super) async fn delete(client: &Client, bucket: &str, key: &str) -> Reply {
     ask(client, &Request::object("DELETE", bucket, key)).await.told(|_, _| Outcome::Done)
 }
 
+/// DELETE on condition that the key has this ETag; `done` says what an acknowledgement tells.
+pub(super) async fn delete_if(client: &Client, bucket: &str, key: &str, etag: String, done: impl Fn(&HeaderMap) -> Outcome) -> Reply {
+    let answer = ask(client, &Condition::Matches(etag).apply(Request::object("DELETE", bucket, key))).await;
+    if let Err(error) = &answer.result
+        && condition_failed(error)
+    {
+        return Reply { outcome: Outcome::PreconditionFailed, revision: answer.revision };
+    }
+    answer.told(|headers, _| done(headers))
+}
+
 /// DeleteObjects: what became of each key.
 pub(super) async fn delete_many(client: &Client, bucket: &str, keys: &[String]) -> Vec<Outcome> {
     let refusals = match client.delete_objects(bucket, keys).await {

@@ -59,6 +59,8 @@ pub enum PlannedAction {
         bytes: u64,
     },
     Delete(Place),
+    /// If the key still has the value that this client last knew; without condition if it knows none.
+    DeleteIfMatches(Place),
     /// DeleteObjects of different keys of one bucket; in the history a delete of each.
     DeleteMany(Vec<Place>),
     Get(Place),
@@ -98,6 +100,7 @@ pub enum PlannedAction {
         #[serde(rename = "b")]
         bytes: u64,
     },
+    /// One upload in four, by its name, only where there is no object.
     Complete {
         #[serde(rename = "u")]
         upload: UploadName,

@@ -9,7 +9,7 @@ use super::objects::{copy_source, whole_document, written};
 use super::step::{Naming, Step, UploadName};
 use super::values::Values;
 use crate::history::{Action, ListedUpload, Outcome, Part, PartPage, Reply, Value};
-use crate::s3::{Client, Payload, Request, complete_upload};
+use crate::s3::{Client, Condition, Payload, Request, complete_upload};
 
 /// All uploads of a run.
 #[derive(Default)]
@@ -96,6 +96,11 @@ impl Upload {
         (!parts.is_empty()).then_some(parts)
     }
 
+    /// Whether it is to become an object only where there is none: one upload in four, by its name.
+    pub fn if_absent(&self) -> bool {
+        self.name.2.is_multiple_of(4)
+    }
+
     /// The parts of the last Complete, if its outcome is unknown.
     pub fn in_doubt(&self) -> Option<Vec<Part>> {
         self.unknown.clone()
@@ -159,8 +164,18 @@ pub(super) async fn complete(client: &Client, values: &Values, upload: &Upload, 
     let (_, etag) = values.compose(&named);
     let etag_of = |value| values.etag(value).expect("parts are known before they are sent");
     let document = complete_upload(&parts.iter().map(|part| (part.number, etag_of(part.value))).collect::<Vec<_>>());
-    let request = Request::object("POST", &upload.bucket, &upload.key).query("uploadId", &upload.id).source(document);
-    ask(client, &request).await.told(|headers, body| match (acknowledged(body, &etag), version(headers)) {
+    let mut request = Request::object("POST", &upload.bucket, &upload.key).query("uploadId", &upload.id).source(document);
+    if upload.if_absent() {
+        request = Condition::Absent.apply(request);
+    }
+    let answer = ask(client, &request).await;
+    if let Err(error) = &answer.result
+        && upload.if_absent()
+        && error.status() == Some(412)
+    {
+        return Reply { outcome: Outcome::PreconditionFailed, revision: answer.revision };
+    }
+    answer.told(|headers, body| match (acknowledged(body, &etag), version(headers)) {
         // Where versions are kept.
         (Outcome::Done, Some(id)) => Outcome::Made(Some(id)),
         (outcome, _) => outcome,
@@ -213,7 +228,7 @@ fn acknowledged(body: &[u8], etag: &str) -> Outcome {
 
 /// What a Complete of these parts does.
 pub(super) fn completing(upload: &Upload, parts: &[Part]) -> Action {
-    Action::Complete { upload: upload.id.clone(), parts: parts.to_vec() }
+    Action::Complete { upload: upload.id.clone(), parts: parts.to_vec(), if_absent: upload.if_absent() }
 }
 
 #[cfg(test)]

@@ -85,6 +85,10 @@ impl Worker {
                 (*at, known.map_or(Action::Put(value), |expected| Action::PutIfMatches { value, expected }))
             }
             PlannedAction::Delete(at) => (*at, Action::Delete),
+            PlannedAction::DeleteIfMatches(at) => {
+                let known = self.known.get(&(step.workload, *at)).map(|(expected, _)| *expected).filter(|expected| !expected.is_composed());
+                (*at, known.map_or(Action::Delete, Action::DeleteIfMatches))
+            }
             PlannedAction::Get(at) => (*at, Action::Get),
             PlannedAction::Head(at) => (*at, Action::Head),
             other => unreachable!("{other:?} tells no version"),
@@ -100,6 +104,10 @@ impl Worker {
                 Action::Delete => {
                     let request = Request::object("DELETE", &bucket, &key);
                     ask(client, &request).await.told(|headers, _| Outcome::Made(version(headers)))
+                }
+                Action::DeleteIfMatches(expected) => {
+                    let etag = work.values.etag(*expected).expect("a value that was seen is known");
+                    objects::delete_if(client, &bucket, &key, etag, |headers| Outcome::Made(version(headers))).await
                 }
                 put => {
                     let made = |headers: &http::HeaderMap| Outcome::Made(version(headers));

@@ -126,6 +126,16 @@ impl Worker {
                 self.record(step, *at, Action::Delete, objects::delete(client, &bucket, &key)).await;
                 self.known.remove(&(step.workload, *at));
             }
+            PlannedAction::DeleteIfMatches(at) => {
+                let (bucket, key) = names(step, *at);
+                match self.known.remove(&(step.workload, *at)) {
+                    Some((expected, etag)) => {
+                        let deleting = objects::delete_if(client, &bucket, &key, etag, |_| Outcome::Done);
+                        self.record(step, *at, Action::DeleteIfMatches(expected), deleting).await;
+                    }
+                    None => drop(self.record(step, *at, Action::Delete, objects::delete(client, &bucket, &key)).await),
+                }
+            }
             PlannedAction::DeleteMany(places) => self.delete_many(step, client, places).await,
             PlannedAction::Get(at) => self.get(step, client, *at, None).await,
             PlannedAction::GetRange { at, from_end, bytes } => {

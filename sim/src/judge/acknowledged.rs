@@ -30,7 +30,9 @@ fn promise(operation: &Operation) -> Option<Promise<'_>> {
         (Action::CopyVersion { value, .. }, Outcome::Made(_)) if !value.is_composed() => Some(Promise::Value(value)),
         (Action::Copy(_), Outcome::Copied(_))
         | (Action::Complete { .. } | Action::CopyVersion { .. }, Outcome::Done | Outcome::Made(_)) => Some(Promise::Version),
-        (Action::Delete | Action::DeleteVersion(_), Outcome::Done | Outcome::Made(_)) => Some(Promise::Deleted),
+        (Action::Delete | Action::DeleteIfMatches(_) | Action::DeleteVersion(_), Outcome::Done | Outcome::Made(_)) => {
+            Some(Promise::Deleted)
+        }
         _ => None,
     }
 }
@@ -191,7 +193,7 @@ fn most<T: Ord>(domains: impl Iterator<Item = T>) -> usize {
 fn name(action: &Action) -> &'static str {
     match action {
         Action::Put(_) | Action::PutIfAbsent(_) | Action::PutIfMatches { .. } => "a PUT",
-        Action::Delete | Action::DeleteVersion(_) => "a DELETE",
+        Action::Delete | Action::DeleteIfMatches(_) | Action::DeleteVersion(_) => "a DELETE",
         Action::Copy(_) | Action::CopyVersion { .. } => "a copy",
         Action::Complete { .. } => "an upload",
         _ => "an operation",

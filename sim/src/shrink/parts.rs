@@ -129,6 +129,7 @@ fn keys(plan: &Plan) -> (BTreeMap<Key, usize>, Vec<Option<Key>>) {
             | PlannedAction::GetRange { at, .. }
             | PlannedAction::Rude { at, .. }
             | PlannedAction::Delete(at)
+            | PlannedAction::DeleteIfMatches(at)
             | PlannedAction::Get(at)
             | PlannedAction::Head(at)
             | PlannedAction::CreateUpload(at)

@@ -12,7 +12,7 @@ pub(super) struct Cluster {
     pub write: usize,
     /// In the order in which they began.
     pub reads: Vec<usize>,
-    /// The least end and the greatest beginning of all of them.
+    /// The least end and the greatest beginning of all of them, and of a delete that found the value.
     pub end: u64,
     pub begun: u64,
 }
@@ -70,6 +70,8 @@ impl Chains {
         // Who certainly wrote: those acknowledged, those seen, and those that these follow.
         let mut needed: Vec<usize> = Vec::new();
         let mut reads: BTreeMap<Value, Vec<usize>> = BTreeMap::new();
+        // Deletes that asked for a value and found it.
+        let mut removed: BTreeMap<Value, usize> = BTreeMap::new();
         let mut chains =
             Chains { all: Vec::new(), deletes: Vec::new(), unseen: Vec::new(), absent_reads: Vec::new(), vague_reads: Vec::new() };
         for (index, step) in steps.iter().enumerate() {
@@ -78,6 +80,16 @@ impl Chains {
                 Effect::Write(_) | Effect::WriteIf(..) => {}
                 Effect::WriteOneOf(_) => {}
                 Effect::Remove => chains.deletes.push(index),
+                // Otherwise a delete: an order that breaks its condition is no proof, and is left to the search.
+                Effect::RemoveIf(Condition::Matches(expected)) if step.ended.is_some() => {
+                    needed.push(writer(*expected, step)?);
+                    if let Some(other) = removed.insert(*expected, index) {
+                        let both = [other, index].map(|index| steps[index].describe());
+                        return Err(Failure::Impossible(format!("both deleted the same value:\n    {}\n    {}", both[0], both[1])));
+                    }
+                    chains.deletes.push(index);
+                }
+                Effect::RemoveIf(_) => chains.deletes.push(index),
                 Effect::Read(None) => chains.absent_reads.push(index),
                 Effect::Read(Some(value)) => {
                     needed.push(writer(*value, step)?);
@@ -110,7 +122,7 @@ impl Chains {
             let mut clusters = Vec::new();
             let mut next = Some(head);
             while let Some(write) = next {
-                clusters.push(cluster(steps, write, &mut reads)?);
+                clusters.push(cluster(steps, write, &mut reads, &removed)?);
                 next = followers.get(&write).copied();
             }
             chained += clusters.len();
@@ -192,7 +204,9 @@ fn show_inner(steps: &[Step<'_>], chain: &Chain) -> String {
 /// Tiny values may share their bytes, and then a condition cannot tell them apart.
 fn check_names(steps: &[Step<'_>]) -> Result<(), Failure> {
     let named = |step: &Step<'_>| match &step.effect {
-        Effect::Failed(Condition::Matches(value)) | Effect::WriteIf(Condition::Matches(value), _) => Some(*value),
+        Effect::Failed(Condition::Matches(value))
+        | Effect::WriteIf(Condition::Matches(value), _)
+        | Effect::RemoveIf(Condition::Matches(value)) => Some(*value),
         _ => None,
     };
     if !steps.iter().any(|step| named(step).is_some_and(|value| value.bytes <= 16)) {
@@ -210,14 +224,19 @@ fn check_names(steps: &[Step<'_>]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn cluster(steps: &[Step<'_>], write: usize, reads: &mut BTreeMap<Value, Vec<usize>>) -> Result<Cluster, Failure> {
+fn cluster(
+    steps: &[Step<'_>],
+    write: usize,
+    reads: &mut BTreeMap<Value, Vec<usize>>,
+    removed: &BTreeMap<Value, usize>,
+) -> Result<Cluster, Failure> {
     let value = steps[write].effect.writes().expect("a needed step writes");
-    let reads = reads.remove(&value).unwrap_or_default();
-    if let Some(read) = reads.iter().find(|read| steps[**read].end() < steps[write].begun) {
+    let (reads, removal) = (reads.remove(&value).unwrap_or_default(), removed.get(&value));
+    if let Some(read) = reads.iter().chain(removal).find(|read| steps[**read].end() < steps[write].begun) {
         let reason = format!("{}\n    saw what was not yet written: {}", steps[*read].describe(), steps[write].describe());
         return Err(Failure::Impossible(reason));
     }
-    let all = || reads.iter().chain([&write]).map(|index| &steps[*index]);
+    let all = || reads.iter().chain([&write]).chain(removal).map(|index| &steps[*index]);
     let end = all().map(Step::end).min().expect("one at least");
     let begun = all().map(|step| step.begun).max().expect("one at least");
     Ok(Cluster { value, write, reads, end, begun })

@@ -179,7 +179,7 @@ mod tests {
 
     fn complete(parts: &[(u16, Value)]) -> Action {
         let parts = parts.iter().map(|(number, value)| Part { number: *number, value: *value }).collect();
-        Action::Complete { upload: "u".to_owned(), parts }
+        Action::Complete { upload: "u".to_owned(), parts, if_absent: false }
     }
 
     fn abort() -> Action {

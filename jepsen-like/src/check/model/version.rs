@@ -161,6 +161,7 @@ enum Deed {
     Failed(Condition),
     Delete {
         begun: u64,
+        condition: Option<Condition>,
         mode: Option<Mode>,
     },
     DeleteNamed(Named),
@@ -220,7 +221,7 @@ impl<'a> Names<'a> {
                         }
                     }
                 }
-                (Action::Delete, Outcome::Made(Some(id))) if is_ours && id != NULL => {
+                (Action::Delete | Action::DeleteIfMatches(_), Outcome::Made(Some(id))) if is_ours && id != NULL => {
                     let again = names.markers.insert(id, operation.begun).is_some();
                     if again || names.objects.contains_key(id.as_str()) {
                         return Err(format!("version {id} was given twice"));
@@ -280,15 +281,21 @@ impl<'a> Names<'a> {
             (Action::SetVersioning(enabled), Outcome::Done | Outcome::Unknown(_)) => Some(Deed::Set(*enabled)),
             (Action::Put(value), _) => put(*value, None),
             (Action::CopyVersion { value, .. }, _) => put(*value, None),
-            (Action::Complete { .. }, Outcome::Done) => {
-                Some(Deed::Put { value: operation.writes()?, condition: None, mode: Some(Mode::Unversioned) })
+            (Action::Complete { if_absent, .. }, Outcome::Done) => {
+                let condition = if_absent.then_some(Condition::Absent);
+                Some(Deed::Put { value: operation.writes()?, condition, mode: Some(Mode::Unversioned) })
             }
-            (Action::Complete { .. }, _) => put(operation.writes()?, None),
+            (Action::Complete { if_absent, .. }, _) => put(operation.writes()?, if_absent.then_some(Condition::Absent)),
             (Action::PutIfAbsent(value), _) => put(*value, Some(Condition::Absent)),
             (Action::PutIfMatches { value, expected }, _) => put(*value, Some(Condition::Matches(*expected))),
             (Action::Delete, made @ (Outcome::Made(_) | Outcome::Unknown(_))) => {
-                Some(Deed::Delete { begun: operation.begun, mode: told(made) })
+                Some(Deed::Delete { begun: operation.begun, condition: None, mode: told(made) })
             }
+            (Action::DeleteIfMatches(expected), made @ (Outcome::Made(_) | Outcome::Unknown(_))) => {
+                let condition = Some(Condition::Matches(*expected));
+                Some(Deed::Delete { begun: operation.begun, condition, mode: told(made) })
+            }
+            (Action::DeleteIfMatches(expected), Outcome::PreconditionFailed) => Some(Deed::Failed(Condition::Matches(*expected))),
             (Action::DeleteVersion(id), Outcome::Made(_) | Outcome::Unknown(_)) => Some(Deed::DeleteNamed(self.named(id))),
             (Action::Get | Action::Head, Outcome::Found { seen: Seen::Value(value), version }) => {
                 Some(Deed::Read { seen: Some(*value), null: version.as_ref().map(|id| id == NULL) })
@@ -427,6 +434,7 @@ impl Machine for Stack {
                 return holds.then(|| state.add(Content::Object(*value)));
             }
             Deed::Delete { mode, .. } if !in_mode(mode) => return None,
+            Deed::Delete { condition: Some(condition), .. } if !condition.holds(state.current()) => return None,
             Deed::Delete { .. } if state.mode == Mode::Unversioned => return Some(State::default()),
             Deed::Delete { begun, .. } => return Some(state.add(Content::Marker(*begun))),
             Deed::DeleteNamed(named) => return Some(state.without(*named)),

@@ -16,7 +16,7 @@ const B: u64 = 1_000_002;
 impl Tail {
     fn new(seed: u64) -> Tail {
         // No unknown outcomes: a delete that may yet take effect would explain most lies.
-        let history = simulated(seed, Work { operations: 40, clients: 4, lost: 0 });
+        let history = simulated(seed, Work { operations: 40, clients: 4, lost: 0, deletes_if: false });
         let times = |operation: &crate::history::Operation| operation.ended.unwrap_or(0).max(operation.begun);
         let next = history.operations.iter().map(times).max().unwrap() + 1;
         let revision = history.operations.iter().filter_map(|operation| operation.revision).max().unwrap_or(0) + 100;
@@ -108,6 +108,20 @@ fn values_from_nowhere() {
 
 #[test]
 fn violated_conditions() {
+    // Deleted although it was another value, or none; refused although it was this one.
+    caught(|tail| {
+        tail.put(B);
+        tail.done(Action::DeleteIfMatches(value(A)));
+    });
+    caught(|tail| {
+        tail.delete();
+        tail.done(Action::DeleteIfMatches(value(A)));
+    });
+    caught(|tail| {
+        let revision = tail.revision;
+        tail.push(Action::DeleteIfMatches(value(A)), Outcome::PreconditionFailed, revision);
+        tail.read(Some(A), revision);
+    });
     caught(|tail| {
         tail.put(B);
         tail.done(Action::PutIfMatches { value: value(B + 1), expected: value(A) });

@@ -10,9 +10,9 @@ use super::*;
 #[allow(clippy::disallowed_methods)]
 fn a_million_operations_within_a_minute() {
     // One key of 500,000 operations, and a thousand of 500 with unknown outcomes among them.
-    let mut history = simulated(1, Work { operations: 500_000, clients: 8, lost: 0 });
+    let mut history = simulated(1, Work { operations: 500_000, clients: 8, lost: 0, deletes_if: false });
     for number in 0..1000 {
-        let mut more = simulated(number, Work { operations: 500, clients: 4, lost: 100 });
+        let mut more = simulated(number, Work { operations: 500, clients: 4, lost: 100, deletes_if: false });
         more.operations.iter_mut().for_each(|operation| operation.key = format!("key-{number:04}"));
         history.operations.append(&mut more.operations);
     }

@@ -218,7 +218,7 @@ fn a_copy_and_an_upload_are_versions_like_others_and_a_copy_reads_its_source() {
     let elsewhere = |log: &mut Log| "other".clone_into(&mut log.history.operations.last_mut().unwrap().key);
     let part = crate::history::Part { number: 1, value: value(7) };
     let composed = Value::composed([value(7)]);
-    let upload = || Action::Complete { upload: "u".to_owned(), parts: vec![part] };
+    let upload = || Action::Complete { upload: "u".to_owned(), parts: vec![part], if_absent: false };
     let mut log = log();
     log.end(copy(2), made("a"));
     elsewhere(&mut log);
