@@ -10,7 +10,7 @@ use crate::manifest::{self, Manifest, state_name};
 use crate::members::Members;
 use crate::refetch::Patient;
 use crate::replica::{Opened, Replica};
-use crate::state::{Meta, State};
+use crate::state::{self, Meta, State};
 use protocol::{DriveId, GroupId};
 use runtime::disk::Disk;
 use runtime::sync::Receiver;
@@ -95,29 +95,31 @@ impl Opening {
         // A first start may have ended between the manifest and the first vote.
         let fresh = self.bootstrap == Bootstrap::First && recovered.start.index == 0 && recovered.last() == 0;
         let mut patient = patient_of(recovered);
-        let out = |patient: Patient, final_word: bool, reason: String| {
-            let left = Left { final_word, damaged, ..Left::new(patient, voted || fresh, reason) };
+        let out = |patient: Patient, final_word: bool, members: Option<Members>, reason: String| {
+            let left = Left { final_word, damaged, members, ..Left::new(patient, voted || fresh, reason) };
             Ok(Err(Box::new(left)))
         };
         let Some(spec) = self.founding.get(&key.group) else {
-            return out(patient, true, "no group names this replica".to_owned());
+            return out(patient, true, None, "no group names this replica".to_owned());
         };
         let manifest = match Manifest::read(self.disk.as_ref(), self.drive, key) {
             Ok(manifest) => manifest,
             Err(Error::Disk(error)) => return Err(error.into()),
             // Which file holds the state is not known, so there is none.
-            Err(error) => return out(patient, !voted, error.to_string()),
+            Err(error) => return out(patient, !voted, None, error.to_string()),
         };
         let opened = match &manifest {
-            Some(_) if !voted && !fresh => {
+            Some(manifest) if !voted && !fresh => {
                 let reason = "its term and vote are lost, it might vote a second time: it has to be replaced";
-                return out(patient, true, reason.to_owned());
+                return out(patient, true, self.members_of(manifest), reason.to_owned());
             }
-            Some(_) if damaged => return out(patient, true, "it was found at an earlier start that it must not run".to_owned()),
+            Some(manifest) if damaged => {
+                let reason = "it was found at an earlier start that it must not run";
+                return out(patient, true, self.members_of(manifest), reason.to_owned());
+            }
             Some(manifest) => {
                 manifest.remove_strays(&self.disk)?;
-                let known = self.known.get(&key.group).copied().unwrap_or(0);
-                State::open(&self.disk, &state_name(key, manifest.file), cache_bytes, mark_interval, key, known)
+                self.open_state(manifest)
             }
             None if fresh => {
                 let meta = Meta { key, applied: 0, term: 0, members: Members::founding(spec), state_hash: 0, marks: Vec::new() };
@@ -131,7 +133,7 @@ impl Opening {
                 Manifest { drive: self.drive, key, file: 1 }.write(self.disk.as_ref())?;
                 Ok(state)
             }
-            None => return out(patient, true, "it is missing from a drive that had it: it has to be replaced".to_owned()),
+            None => return out(patient, true, None, "it is missing from a drive that had it: it has to be replaced".to_owned()),
         };
         if !voted {
             resets.push(Record { key, hard: Some(Hard::default()), ..Record::default() });
@@ -140,7 +142,7 @@ impl Opening {
         let state = match opened {
             Ok(state) if state.meta().applied < patient.start.index => {
                 let reason = format!("its state ends at {}, its log begins after {}", state.meta().applied, patient.start.index);
-                let left = Left { file, ..Left::new(patient, true, reason) };
+                let left = Left { file, members: Some(state.meta().members), ..Left::new(patient, true, reason) };
                 return Ok(Err(Box::new(left)));
             }
             Ok(state) => state,
@@ -166,7 +168,7 @@ impl Opening {
         if patient.hard.commit > last {
             // Nothing showed that bytes are gone, so votes may be gone as well.
             let reason = format!("entries up to {} were committed, its log ends at {last}", patient.hard.commit);
-            return out(patient, true, reason);
+            return out(patient, true, Some(meta.members), reason);
         }
         let mut reason = patient.damage().map(|lost| format!("its log lost {lost}"));
         if reason.is_some() && runtime::planted("crippled-replica-votes") {
@@ -177,6 +179,18 @@ impl Opening {
             Some(reason) => Err(Box::new(Left { file, state: Some(state), ..Left::new(patient, true, reason) })),
             None => Ok(FoundReplica { key, state, file, patient }),
         })
+    }
+
+    fn open_state(&self, manifest: &Manifest) -> Result<State, state::Error> {
+        let Settings { cache_bytes, mark_interval, .. } = self.settings;
+        let known = self.known.get(&manifest.key.group).copied().unwrap_or(0);
+        State::open(&self.disk, &state_name(manifest.key, manifest.file), cache_bytes, mark_interval, manifest.key, known)
+    }
+
+    /// Who belonged to the group of a replica that must not run, if that can be read: it may be of an earlier founding than whoever
+    /// shows it that it left.
+    fn members_of(&self, manifest: &Manifest) -> Option<Members> {
+        self.open_state(manifest).ok().map(|state| state.meta().members)
     }
 }
 
@@ -201,13 +215,15 @@ struct Left {
     newer: bool,
     reason: String,
     state: Option<State>,
+    /// Who belonged to its group, where its state was good and is not kept open.
+    members: Option<Members>,
     /// Number of its state file; 0 if that is not known.
     file: u64,
 }
 
 impl Left {
     fn new(patient: Patient, voted: bool, reason: String) -> Left {
-        Left { patient, voted, damaged: false, final_word: false, newer: false, reason, state: None, file: 0 }
+        Left { patient, voted, damaged: false, final_word: false, newer: false, reason, state: None, members: None, file: 0 }
     }
 }
 
@@ -243,7 +259,7 @@ impl Found {
         let mut replicas = Vec::new();
         let mut stopped = BTreeMap::new();
         for (key, named, left) in self.stopped {
-            let Left { patient, voted, damaged, final_word, newer, reason, state, file } = left;
+            let Left { patient, voted, damaged, final_word, newer, reason, state, members, file } = left;
             tracing::error!(replica = %key, %drive, reason, "a replica is left out; its group goes on without it");
             let hope = match (final_word, newer) {
                 (true, _) => Hope::Replacement,
@@ -254,21 +270,23 @@ impl Found {
             let mut one = Stopped::new(patient, voted, damaged, machine, hope, reason, shared.budget.share());
             // Above whatever another life left behind.
             let next_file = next_state_file(disk.as_ref(), key).max(file + 1);
-            (one.state, one.file, one.next_file) = (state, file, next_file);
+            (one.state, one.last_members, one.file, one.next_file) = (state, members, file, next_file);
             shared.publish(key, one.status(key, drive));
             stopped.insert(key, one);
         }
         for found in self.replicas {
             let FoundReplica { key, state, file, patient } = found;
-            let Patient { hard, start, entries, .. } = patient;
-            let entries = entries.into_values().collect();
+            let (hard, start, entries) = (patient.hard, patient.start, patient.entries.values().cloned().collect());
             let opened = Opened { key, machine: (shared.machine)(key.group), state, file, hard, start, entries };
             match Replica::new(opened, &shared.settings, &shared.budget) {
                 Ok(replica) => replicas.push(replica),
                 Err(error) => {
-                    let patient = Patient { hard, start, ..Patient::default() };
-                    let one = Stopped::new(patient, true, false, None, Hope::Replacement, error.to_string(), shared.budget.share());
+                    // What it has stays in the log, and must not pin it.
+                    tracing::error!(replica = %key, %drive, %error, "a replica does not run; its group goes on without it");
+                    let mut one = Stopped::new(patient, true, false, None, Hope::Replacement, error.to_string(), shared.budget.share());
+                    (one.file, one.next_file) = (file, file + 1);
                     shared.publish(key, one.status(key, drive));
+                    stopped.insert(key, one);
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! gives to the others of its group. It runs again in this order: the missing entries and, if need be, a state in a new
 //! file are fetched; the manifest names that file; all of its log is written anew and synced; then Raft begins.
 
+use super::upkeep::{Room, bytes_of};
 use super::{Done, Driver};
 use crate::Client;
 use crate::StateMachine;
@@ -433,6 +434,10 @@ impl Driver {
             return self.publish_stopped(key);
         }
         let records = stopped.records(key);
+        if !Room::beside(&self.forward).take(bytes_of(&records)) {
+            // Others wake with this batch: it is tried again with the next tick.
+            return;
+        }
         stopped.waking = Some(self.batch);
         // What it was about to write is in there, or was given up.
         if let Some(record) = self.forming.remove(&key) {
@@ -450,8 +455,8 @@ impl Driver {
         for key in keys {
             let Some(mut stopped) = self.stopped.remove(&key) else { continue };
             let (Some(machine), Some(state)) = (stopped.machine.clone(), stopped.state.take()) else { continue };
-            let Patient { hard, start, entries, .. } = std::mem::take(&mut stopped.patient);
-            let entries = entries.into_values().collect();
+            let Patient { hard, start, ref entries, .. } = stopped.patient;
+            let entries = entries.values().cloned().collect();
             let opened = Opened { key, machine, state, file: stopped.file, hard, start, entries };
             match Replica::new(opened, &self.shared.settings, &self.shared.budget) {
                 Ok(mut replica) => {
@@ -468,6 +473,9 @@ impl Driver {
                 }
                 Err(error) => {
                     tracing::error!(replica = %key, %error, "a replica that was healed does not run");
+                    (stopped.hope, stopped.waking, stopped.reason) = (Hope::Replacement, None, error.to_string());
+                    self.stopped.insert(key, stopped);
+                    self.publish_stopped(key);
                 }
             }
         }

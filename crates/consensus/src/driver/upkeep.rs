@@ -3,7 +3,7 @@
 use super::order::record_of;
 use super::{Done, Driver, Hope, Stopped};
 use crate::host::Settings;
-use crate::log::Key;
+use crate::log::{Key, Record};
 use crate::refetch::Patient;
 use crate::replica::Replica;
 use crate::state::{Error, Meta, catching};
@@ -12,6 +12,38 @@ use runtime::disk;
 use runtime::time::{self, Instant};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// Bytes of entries that one batch writes forward, about. What one replica has goes whole, however much that is, with nothing beside it.
+const FORWARD_BYTES: usize = 8 << 20;
+
+/// Room in the next batch for what is written forward: logs of replicas, each as a whole. Those for whom there is none wait for
+/// another batch.
+pub(super) struct Room {
+    taken: usize,
+}
+
+impl Room {
+    /// What is left beside `records`.
+    pub(super) fn beside(records: &[Record]) -> Room {
+        Room { taken: bytes_of(records) }
+    }
+
+    /// Take room for so many bytes of entries, if there is any.
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
+        let fits = self.taken == 0 || self.taken + bytes <= FORWARD_BYTES;
+        if fits {
+            self.taken += bytes;
+        } else {
+            runtime::probe!("consensus-log-tail-waits-for-another-batch");
+        }
+        fits
+    }
+}
+
+/// Bytes of entries in `records`, about.
+pub(super) fn bytes_of(records: &[Record]) -> usize {
+    records.iter().flat_map(|record| &record.entries).map(|entry| entry.data.len() + 16).sum()
+}
 
 /// Why a replica stops.
 pub(super) enum Stop {
@@ -49,19 +81,27 @@ impl Driver {
         let crowded = self.log.as_ref().is_some_and(|log| log.segments() > settings.segments_max);
         let pinning = if crowded { self.log.as_ref().map(|log| log.pinned_by()).unwrap_or_default() } else { Vec::new() };
         let (heaviest, tail) = (self.heaviest(now), self.tail_bytes());
+        let mut room = Room::beside(&self.forward);
         for replica in self.replicas.values_mut() {
             let old = replica.dirty_since.is_some_and(|since| now.saturating_duration_since(since) >= settings.checkpoint_after);
             let full = replica.applied_bytes >= settings.checkpoint_bytes;
             let heavy = heaviest.contains(&replica.key);
             let pins = pinning.contains(&replica.key);
             // A checkpoint moves nothing that is kept for who fetches a snapshot.
-            let ahead = replica.applied > replica.durable && replica.kept_from(now).is_none();
+            let kept = replica.kept_from(now);
+            let ahead = replica.applied > replica.durable && kept.is_none();
             if old || full || heavy || (pins && ahead) {
                 replica.checkpoint_wanted = true;
                 self.dirty.insert(replica.key);
-            } else if pins && replica.switching.is_none() && !runtime::planted("idle-tail-not-written-forward") {
+            } else if pins
+                && replica.switching.is_none()
+                // A checkpoint will cut what is about to be applied.
+                && (replica.apply.is_empty() || kept.is_some())
+                && !runtime::planted("idle-tail-not-written-forward")
+                && room.take(replica.raw.store().bytes())
+            {
                 runtime::probe!("consensus-log-tail-written-forward");
-                let upto = replica.kept_from(now).map_or(replica.durable, |from| from.min(replica.durable));
+                let upto = kept.map_or(replica.durable, |from| from.min(replica.durable));
                 let store = replica.raw.mut_store();
                 let start = store.cut(upto, 0);
                 let record = record_of(&mut self.forming, replica.key);
@@ -83,8 +123,11 @@ impl Driver {
         }
         for key in pinning {
             if let Some(stopped) = self.stopped.get(&key).filter(|stopped| !stopped.is_waking()) {
-                self.forward.extend(stopped.records(key));
-                self.urgent = true;
+                let records = stopped.records(key);
+                if room.take(bytes_of(&records)) {
+                    self.forward.extend(records);
+                    self.urgent = true;
+                }
             }
         }
     }
@@ -163,6 +206,7 @@ impl Driver {
         let share = self.shared.budget.share();
         let mut stopped = Stopped::new(patient, true, damaged, Some(replica.machine.clone()), hope, reason.to_owned(), share);
         (stopped.file, stopped.next_file, stopped.full) = (replica.file, replica.next_file, full);
+        stopped.last_members = Some(replica.members.clone());
         if let Some((at, pause)) = replica.healed_at {
             stopped.relapsed(at, pause);
         }
@@ -174,7 +218,7 @@ impl Driver {
             stopped.hope = Hope::Fetch;
         }
         if damaged {
-            record_of(&mut self.forming, key).damaged = true;
+            record_of(&mut self.forming, key).damaged = !runtime::planted("set-aside-until-the-next-start");
             self.urgent = true;
         }
         self.stopped.insert(key, stopped);
@@ -229,6 +273,19 @@ impl Driver {
 mod tests {
     use super::*;
     use protocol::{GroupId, ReplicaId};
+
+    #[test]
+    fn one_batch_writes_forward_what_fits_and_one_replica_whole() {
+        let mut room = Room::beside(&[]);
+        let taken = [0, 3, 4, 2, 1, 9].map(|mebibytes| room.take(mebibytes << 20));
+        assert_eq!(taken, [true, true, true, false, true, false]);
+        // The largest one has its turn when those before it pin nothing any more.
+        let mut room = Room::beside(&[]);
+        assert_eq!([40, 0, 1].map(|mebibytes| room.take(mebibytes << 20)), [true, false, false]);
+        let entry = raft::eraftpb::Entry { data: vec![0; FORWARD_BYTES].into(), ..Default::default() };
+        let waking = Record { entries: vec![entry], ..Record::default() };
+        assert!(!Room::beside(&[waking]).take(1));
+    }
 
     #[test]
     fn the_largest_give_back_as_much_as_is_needed() {

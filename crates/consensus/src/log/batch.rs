@@ -3,8 +3,11 @@
 //! Layout, in sectors: head, entries, head again. The head has every record of the batch but the data of its entries,
 //! which it names by index and term, and all that the head of the batch before had. So votes, and what each entry was,
 //! stand in three places, and a rotten sector tells exactly whom it hurt.
+//!
+//! A batch is there as a whole or not at all, so all that one replica has can be written anew in one: nobody ever finds half of its log
+//! replaced. How much of several goes into one is the driver's to bound (`driver/upkeep`).
 
-use super::sector::{self, Found, Header, Kind, PAYLOAD_BYTES, SECTOR_BYTES};
+use super::sector::{self, BATCH_SECTORS_MAX, Found, Header, Kind, PAYLOAD_BYTES, SECTOR_BYTES};
 use super::{Hard, Key, Start};
 use bytes::Bytes;
 use protocol::{DriveId, wire};
@@ -13,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes before the data of each entry: term (8), kind (1), length (4).
 const ENTRY_HEAD_BYTES: usize = 13;
+
+// The entries of a batch lie at offsets of four bytes, each copy of its head takes as many sectors as two bytes can say: that fits. More
+// than 4 GiB of entries is more than a node has memory for.
+const _: () = assert!(u32::MAX as usize / PAYLOAD_BYTES + 1 + 2 * u16::MAX as usize <= BATCH_SECTORS_MAX);
 
 /// What one batch says about one replica.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -190,15 +197,15 @@ impl Encoded {
 
     /// The bytes to write at `place`.
     pub(crate) fn place(&self, place: Place) -> Vec<u8> {
-        let count = u16::try_from(self.sectors()).expect("the writer bounds batches");
-        let head = u16::try_from(self.head_sectors()).expect("the writer bounds batches");
-        let mut bytes = Vec::with_capacity(usize::from(count) * SECTOR_BYTES);
+        let count = u32::try_from(self.sectors()).expect("entries and heads are bounded");
+        let head = u16::try_from(self.head_sectors()).expect("a head of 31 MB names more replicas than a drive can hold");
+        let mut bytes = Vec::with_capacity(self.sectors() * SECTOR_BYTES);
         let parts = [(Kind::Head, &self.head_bytes), (Kind::Entries, &self.entries), (Kind::Tail, &self.head_bytes)];
         for (kind, part) in parts {
             for payload in part.chunks(PAYLOAD_BYTES) {
-                let index = u16::try_from(bytes.len() / SECTOR_BYTES).expect("below count");
+                let index = u32::try_from(bytes.len() / SECTOR_BYTES).expect("below count");
                 let used = u16::try_from(payload.len()).expect("at most a sector");
-                let sector = place.sector + u32::from(index);
+                let sector = place.sector + index;
                 let header = Header { kind, used, generation: place.generation, sector, batch: place.batch, index, count, head };
                 sector::push(&mut bytes, header, payload);
             }
@@ -266,5 +273,60 @@ impl Read<'_> {
             rest = &after[length..];
         }
         rest.is_empty().then_some(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::tests::MemoryDisk;
+    use crate::log::{Log, LogView};
+    use protocol::{GroupId, ReplicaId};
+    use runtime::disk::Disk;
+    use std::sync::Arc;
+
+    const KEY: Key = Key { group: GroupId(1), replica: ReplicaId(11) };
+
+    fn hard(term: u64) -> Option<Hard> {
+        Some(Hard { term, vote: 7, commit: 0 })
+    }
+
+    fn open(disk: &Arc<MemoryDisk>) -> (Log, Option<Hard>, Vec<Entry>) {
+        let (log, mut recovered) = Log::open(disk.clone(), DriveId(3), 1 << 20, true, &[KEY]).unwrap();
+        let one = recovered.remove(&KEY).unwrap();
+        assert!(one.lost.is_empty());
+        (log, one.hard, one.entries.into_values().collect())
+    }
+
+    #[test]
+    fn a_batch_of_more_sectors_than_two_bytes_count_is_there_as_a_whole_or_not_at_all() {
+        let data = Bytes::from(vec![0xa5; 2 << 20]);
+        let entries: Vec<Entry> = (1..=17).map(|index| Entry { index, term: 2, data: data.clone(), ..Entry::default() }).collect();
+        let written = || {
+            let disk = Arc::new(MemoryDisk::default());
+            let (mut log, ..) = open(&disk);
+            // Another one's entry keeps the segment before.
+            let other = Key { group: GroupId(2), ..KEY };
+            let one = Entry { index: 1, term: 1, ..Entry::default() };
+            let pins = Record { key: other, hard: hard(1), entries: vec![one], ..Record::default() };
+            log.write(&[Record { key: KEY, hard: hard(1), ..Record::default() }, pins]).unwrap();
+            log.write(&[Record { key: KEY, hard: hard(2), entries: entries.clone(), ..Record::default() }]).unwrap();
+            let last = disk.list("raft").unwrap().into_iter().filter(|file| file.name.starts_with("log-")).next_back().unwrap();
+            (disk, format!("raft/{}", last.name))
+        };
+        let (disk, last) = written();
+        assert!(disk.bytes(&last).len() > usize::from(u16::MAX) * SECTOR_BYTES);
+        let mut view = LogView::default();
+        assert!(view.advance(disk.as_ref()).unwrap());
+        assert_eq!(view.replica(KEY.group, KEY.replica).unwrap().entries.len(), entries.len());
+        let (_, vote, found) = open(&disk);
+        assert_eq!((vote, found), (hard(2), entries.clone()));
+        // A single sector was not written, one behind all those that two bytes could count.
+        let (disk, last) = written();
+        let mut torn = disk.bytes(&last);
+        torn[66_000 * SECTOR_BYTES..66_001 * SECTOR_BYTES].fill(0);
+        disk.set(&last, torn);
+        let (_, vote, found) = open(&disk);
+        assert_eq!((vote, found), (hard(1), Vec::new()));
     }
 }

@@ -153,7 +153,7 @@ impl Segment {
         let mut batches: BTreeMap<u32, Shape> = BTreeMap::new();
         for (at, one) in found.iter().enumerate() {
             if let Found::Good(Header { batch, index, count, head, .. }) = one {
-                let shape = Shape { sector: at - usize::from(*index), count: usize::from(*count), head: usize::from(*head) };
+                let shape = Shape { sector: at - *index as usize, count: *count as usize, head: usize::from(*head) };
                 batches.entry(*batch).or_insert(shape);
             }
         }

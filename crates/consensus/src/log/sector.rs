@@ -11,6 +11,8 @@ pub(crate) const SECTOR_BYTES: usize = 512;
 const HEADER_BYTES: usize = 32;
 /// Bytes of payload in a sector.
 pub(crate) const PAYLOAD_BYTES: usize = SECTOR_BYTES - HEADER_BYTES;
+/// Most sectors of a batch: they are counted in three bytes.
+pub(crate) const BATCH_SECTORS_MAX: usize = (1 << 24) - 1;
 const FORMAT_VERSION: u8 = 1;
 
 /// Which part of its batch a sector holds.
@@ -36,10 +38,10 @@ pub(crate) struct Header {
     pub sector: u32,
     /// Number of the batch in the segment.
     pub batch: u32,
-    /// Position in the batch, in sectors.
-    pub index: u16,
-    /// Sectors of the batch.
-    pub count: u16,
+    /// Position in the batch, in sectors; below `count`.
+    pub index: u32,
+    /// Sectors of the batch, at most [`BATCH_SECTORS_MAX`].
+    pub count: u32,
     /// Sectors of one copy of the batch's head.
     pub head: u16,
 }
@@ -61,6 +63,7 @@ fn crc(bytes: &[u8]) -> u32 {
 /// Append one sector to `target`. `payload` is at most [`PAYLOAD_BYTES`].
 pub(crate) fn push(target: &mut Vec<u8>, header: Header, payload: &[u8]) {
     assert!(payload.len() <= PAYLOAD_BYTES && payload.len() == usize::from(header.used), "the caller cuts payloads to size");
+    assert!(header.index < header.count && header.count as usize <= BATCH_SECTORS_MAX, "a batch has at most 2^24 - 1 sectors");
     let at = target.len();
     target.resize(at + SECTOR_BYTES, 0);
     let sector = &mut target[at..];
@@ -70,9 +73,9 @@ pub(crate) fn push(target: &mut Vec<u8>, header: Header, payload: &[u8]) {
     sector[8..16].copy_from_slice(&header.generation.to_le_bytes());
     sector[16..20].copy_from_slice(&header.sector.to_le_bytes());
     sector[20..24].copy_from_slice(&header.batch.to_le_bytes());
-    sector[24..26].copy_from_slice(&header.index.to_le_bytes());
-    sector[26..28].copy_from_slice(&header.count.to_le_bytes());
-    sector[28..30].copy_from_slice(&header.head.to_le_bytes());
+    sector[24..27].copy_from_slice(&header.index.to_le_bytes()[..3]);
+    sector[27..30].copy_from_slice(&header.count.to_le_bytes()[..3]);
+    sector[30..32].copy_from_slice(&header.head.to_le_bytes());
     sector[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(payload);
     let sum = crc(&sector[4..]);
     sector[..4].copy_from_slice(&sum.to_le_bytes());
@@ -88,6 +91,7 @@ pub(crate) fn judge(sector: &[u8], generation: u64, at: u32) -> Found {
         return Found::Unwritten;
     }
     let u16_at = |at: usize| u16::from_le_bytes([sector[at], sector[at + 1]]);
+    let u24_at = |at: usize| u32::from_le_bytes([sector[at], sector[at + 1], sector[at + 2], 0]);
     let u32_at = |at: usize| u32::from_le_bytes([sector[at], sector[at + 1], sector[at + 2], sector[at + 3]]);
     if u32_at(0) != crc(&sector[4..]) || sector[4] != FORMAT_VERSION {
         return Found::Rotten;
@@ -104,9 +108,9 @@ pub(crate) fn judge(sector: &[u8], generation: u64, at: u32) -> Found {
         generation: u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32,
         sector: u32_at(16),
         batch: u32_at(20),
-        index: u16_at(24),
-        count: u16_at(26),
-        head: u16_at(28),
+        index: u24_at(24),
+        count: u24_at(27),
+        head: u16_at(30),
     };
     // Whole, but meant for elsewhere: the drive put it here by mistake.
     if header.sector != at || header.generation > generation {
@@ -115,8 +119,8 @@ pub(crate) fn judge(sector: &[u8], generation: u64, at: u32) -> Found {
     if header.generation < generation {
         return Found::Unwritten;
     }
-    let shape = header.head >= 1 && u32::from(header.head) * 2 <= u32::from(header.count) && header.index < header.count;
-    if !shape || u32::from(header.index) > at || usize::from(header.used) > PAYLOAD_BYTES {
+    let shape = header.head >= 1 && u32::from(header.head) * 2 <= header.count && header.index < header.count;
+    if !shape || header.index > at || usize::from(header.used) > PAYLOAD_BYTES {
         return Found::Rotten;
     }
     Found::Good(header)
@@ -162,7 +166,7 @@ mod tests {
     fn golden_bytes_of_a_sector() {
         let mut bytes = Vec::new();
         push(&mut bytes, header(), b"abc");
-        assert_eq!(bytes[4..35], [1, 1, 3, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 4, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0, 0, b'a', b'b', b'c']);
+        assert_eq!(bytes[4..35], [1, 1, 3, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 2, 0, 0, 1, 0, b'a', b'b', b'c']);
         assert!(bytes[35..].iter().all(|byte| *byte == 0));
     }
 }

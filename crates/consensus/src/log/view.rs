@@ -238,7 +238,7 @@ impl LogView {
                 replica.entries.insert(entry.index, LoggedEntry { term: entry.term, change: kind_of(&entry) == 1, data: entry.data });
             }
         }
-        let count = u32::try_from(whole.found.len()).expect("a batch has at most 65535 sectors");
+        let count = u32::try_from(whole.found.len()).expect("batches are bounded");
         let crc = *whole.bytes.first_chunk().expect("a batch has sectors");
         self.at = Some(Place { generation, sector: sector + count, batch: batch + 1, last: (sector, crc) });
     }
@@ -273,9 +273,9 @@ fn whole_batch(file: &Arc<dyn DiskFile>, generation: u64, sector: u32, batch: u3
     if first.index != 0 || first.batch != batch || first.kind != Kind::Head {
         return Ok(None);
     }
-    let (bytes, found) = sectors(file, generation, sector, sector + u32::from(first.count))?;
+    let (bytes, found) = sectors(file, generation, sector, sector.saturating_add(first.count))?;
     let there = |found: &Found| matches!(found, Found::Good(header) if header.batch == batch);
-    if found.len() < usize::from(first.count) || !found.iter().all(there) {
+    if found.len() < first.count as usize || !found.iter().all(there) {
         return Ok(None);
     }
     let head_sectors = usize::from(first.head);
