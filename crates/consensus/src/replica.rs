@@ -3,6 +3,8 @@
 //! Always holds: what Raft wants sent after persisting waits in `waiting` until the batch that holds it is durable;
 //! at most one job (apply, checkpoint or switch) works on the state at a time, in order.
 
+mod marks;
+
 use crate::StateMachine;
 use crate::budget::Budget;
 use crate::host::{ReplicaPlace, ReplicaStatus, Settings};
@@ -134,7 +136,7 @@ pub(crate) struct Replica {
     incarnation: u64,
     read_sequence: u64,
     /// Hashes of the others at marks that this replica reached or has yet to reach.
-    pub heard: BTreeMap<u64, BTreeMap<ReplicaId, u64>>,
+    heard: BTreeMap<u64, BTreeMap<ReplicaId, u64>>,
     pub last_mark_sent: u64,
     pub diverged: bool,
     /// Others hold another state at some mark, and no majority is known to hold this replica's: it takes nothing and answers nothing, until
@@ -403,7 +405,9 @@ impl Replica {
 
     /// The program of another replica knows commands up to `version`.
     pub(crate) fn note_known(&mut self, from: ReplicaId, version: u32) {
+        // Of members only, and only as long as they are, or anybody could fill memory.
         self.knows.insert(from, (version, self.ticks));
+        self.knows.retain(|replica, _| self.members.place(*replica).is_some());
     }
 
     /// A tick went by. A leader raises the version of the group's commands when all who belong have said lately that they know
@@ -602,39 +606,6 @@ impl Replica {
             runtime::probe::tell("consensus-read-answered", &[self.key.group.0, self.applied, waited]);
         }
         queries
-    }
-
-    /// Compare hashes at the marks that this replica reached (I9). True if a majority of the group agrees on a hash
-    /// that this replica does not have. Where no majority is known to agree, nothing is taken or answered any more.
-    pub(crate) fn compare(&mut self) -> bool {
-        let meta = self.state.meta();
-        self.disputed = false;
-        for (index, hash) in &meta.marks {
-            let Some(heard) = self.heard.get(index) else { continue };
-            if heard.values().all(|other| other == hash) {
-                continue;
-            }
-            if !self.diverged {
-                runtime::probe!("consensus-replicas-diverged");
-                tracing::error!(replica = %self.key, index, hash, ?heard, "replicas that applied the same entries hold different states");
-                self.diverged = true;
-            }
-            let voters = || heard.iter().filter(|(from, _)| self.members.is_voter(**from)).map(|(_, hash)| hash);
-            for other in voters().filter(|other| *other != hash) {
-                let count = voters().filter(|one| *one == other).count();
-                if count > self.members.voters.len() / 2 {
-                    return true;
-                }
-            }
-            let own = usize::from(self.members.is_voter(self.key.replica)) + voters().filter(|other| *other == hash).count();
-            self.disputed |= own <= self.members.voters.len() / 2;
-        }
-        let oldest = meta.marks.first().map_or(0, |(index, _)| *index);
-        self.heard = self.heard.split_off(&oldest);
-        while self.heard.len() > 16 {
-            self.heard.pop_first();
-        }
-        false
     }
 
     /// The voter who is to lead if this node goes: the one that has most of the log.

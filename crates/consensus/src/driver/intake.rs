@@ -171,7 +171,7 @@ impl Driver {
             Note::Gone { .. } | Note::AmIGone { .. } => {}
             Note::Knows { from, version, .. } => replica.note_known(from, version),
             Note::Hash { from, index, hash, .. } => {
-                replica.heard.entry(index).or_default().insert(from, hash);
+                replica.note_hash(from, index, hash);
                 self.compare(key);
             }
             Note::SnapshotBusy { from, .. } => {

@@ -98,6 +98,8 @@ fn raft_stands_still_while_a_snapshot_is_switched_to() {
         replica.raw.mut_store().reset(start);
         let number = ready.number();
         replica.raw.advance_append_async(ready);
+        // Of what it had been durable nothing is in its log any more.
+        assert_eq!(replica.status(DriveId(1)).persisted, None);
         (replica, Switching { number, start, hard: None, entries: Vec::new(), messages: Vec::new(), fetched: None })
     };
     let (mut replica, switching) = offered();
@@ -219,6 +221,31 @@ fn a_command_whose_caller_is_gone_is_not_taken() {
     drop(wait);
     replica.propose(vec![1], waiter);
     assert_eq!(replica.raw.raft.raft_log.last_index(), last);
+}
+
+#[test]
+fn nobody_but_members_fills_memory_with_what_is_said() {
+    let mut replica = voter(&[(16, 7)]);
+    for stranger in 1000..1100 {
+        replica.note_known(ReplicaId(stranger), 2);
+        replica.note_hash(ReplicaId(stranger), 16, 8);
+    }
+    assert!(replica.knows.is_empty() && replica.heard[&16].len() == MEMBERS_MAX);
+    assert!(!replica.compare() && !replica.disputed && !replica.diverged, "and what strangers say is in nobody's way");
+    // Members are heard all the same.
+    replica.note_known(ReplicaId(2), 2);
+    replica.note_hash(ReplicaId(2), 16, 7);
+    assert_eq!((replica.knows.len(), replica.heard[&16][&ReplicaId(2)]), (1, 7));
+    // Nor do they with marks without end.
+    for index in 17..100 {
+        replica.note_hash(ReplicaId(2), index, 7);
+        assert!(!replica.compare());
+    }
+    assert!(replica.heard.len() <= 16);
+    // Who left is forgotten.
+    replica.members.voters.retain(|voter| voter.replica != ReplicaId(2));
+    replica.note_known(ReplicaId(3), 2);
+    assert_eq!(replica.knows.keys().copied().collect::<Vec<_>>(), [ReplicaId(3)]);
 }
 
 /// A follower of replica 2, which leads in term 3, with entries of `bytes` each behind nothing, of these terms.
