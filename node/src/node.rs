@@ -296,10 +296,11 @@ fn pulse(
     let disks: Vec<(DriveId, Arc<dyn Disk>)> = mounted.iter().map(|drive| (drive.identity.drive, drive.disk.clone())).collect();
     move || {
         let mut drives: Vec<DriveHealth> = Vec::new();
+        let failed = host.failed_drives();
         for (drive, disk) in &disks {
             let closed = refused.get(drive).cloned().or_else(|| disk.closed());
             let (free_bytes, total_bytes) = disk.space().map_or((0, 0), |space| (space.free, space.total));
-            let without_replicas = logless.contains(drive);
+            let without_replicas = logless.contains(drive) || failed.contains(drive);
             drives.push(DriveHealth { drive: *drive, closed, without_replicas, free_bytes, total_bytes });
         }
         for (drive, reason) in &refused {

@@ -4,7 +4,7 @@ use crate::StateMachine;
 use crate::budget::{Budget, EntriesHeld, Inbox, NODE_BYTES_MIN, Queued};
 use crate::client::Directory;
 use crate::digest::States;
-use crate::driver::Input;
+use crate::driver::{Driver, Input};
 use crate::log::Key;
 use crate::members::Members;
 use crate::opening::Opening;
@@ -12,6 +12,7 @@ use crate::snapshot::Offers;
 use crate::store::weight;
 use crate::wire::Told;
 use crate::{Client, methods};
+use futures::FutureExt;
 use protocol::limits::METADATA_BYTES_MAX;
 use protocol::{DriveId, GroupId, NodeId, ReplicaId};
 use raft::eraftpb::{Message, MessageType};
@@ -21,6 +22,7 @@ use runtime::sync::{Sender, TrySendError, channel, oneshot};
 use runtime::task::{self, Task};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -172,8 +174,8 @@ pub struct ReplicaStatus {
     pub leader: Option<ReplicaId>,
     pub applied: u64,
     pub committed: u64,
-    /// The last entry of which its drive has said that it is durable, and that entry's term; `None` if its log already begins
-    /// behind it, as a leader may apply, and cut, before its own drive has answered.
+    /// The last entry of which its drive has said that it is durable, and that entry's term; `None` if there is none yet: the log is
+    /// new, or a snapshot is about to take its place. Nothing is applied before it is durable here, also where this replica leads.
     pub persisted: Option<(u64, u64)>,
     /// Who belongs to its group, as it applied it; `None` if it does not run.
     pub members: Option<Members>,
@@ -211,6 +213,8 @@ pub(crate) struct Switchboard {
     /// The drive of this node on which each replica is, comes to be, or was until it left. It never is on another one.
     homes: Mutex<BTreeMap<Key, DriveId>>,
     status: Mutex<BTreeMap<Key, (ReplicaStatus, bool)>>,
+    /// Drives whose drivers ended though nobody asked them to.
+    failed: Mutex<BTreeSet<DriveId>>,
     pub states: States,
 }
 
@@ -304,6 +308,28 @@ impl Switchboard {
         }
         self.status.lock().expect("no holder panics").insert(key, (status, leads));
     }
+
+    /// The driver of `drive` has ended, by a panic or as it was asked to: none of its replicas runs, whatever they said of themselves last.
+    fn driver_ended(&self, drive: DriveId, panicked: bool) {
+        if panicked {
+            tracing::error!(%drive, "the task that drives this drive's replicas panicked; none of them runs until the node starts again");
+            self.failed.lock().expect("no holder panics").insert(drive);
+        }
+        let mut all = self.status.lock().expect("no holder panics");
+        for (status, leads) in all.values_mut().filter(|(status, _)| status.drive == drive) {
+            (status.leader, status.members, *leads) = (None, None, false);
+            status.trouble.get_or_insert_with(|| "the task that drives this drive's replicas ended".to_owned());
+        }
+    }
+}
+
+/// Run `driver`, and see to it that nobody takes its replicas for running when it has ended.
+async fn drive_replicas(driver: Driver, shared: Arc<Switchboard>, drive: DriveId) {
+    let ended = AssertUnwindSafe(driver.run()).catch_unwind().await;
+    shared.driver_ended(drive, ended.is_err());
+    if let Err(panic) = ended {
+        resume_unwind(panic);
+    }
 }
 
 /// Why an input was not taken.
@@ -387,6 +413,7 @@ impl Host {
             routes: Mutex::new(routes),
             homes: Mutex::new(homes),
             status: Mutex::default(),
+            failed: Mutex::default(),
             states: States::default(),
         });
         methods::register(&shared);
@@ -394,7 +421,7 @@ impl Host {
         for (drive, disk, mut found, sender, receiver) in opened {
             found.stop_those(&twice);
             let driver = found.into_driver(shared.clone(), drive, disk, receiver);
-            drivers.push((drive, task::spawn(driver.run()), sender));
+            drivers.push((drive, task::spawn(drive_replicas(driver, shared.clone(), drive)), sender));
         }
         (Host { shared, drivers }, failed)
     }
@@ -444,6 +471,11 @@ impl Host {
         eras.filter(|(_, era)| *era > 0).take(max).collect()
     }
 
+    /// Drives of this node whose replicas do not run, and can have no new ones, until the node starts again: a bug ended what drives them.
+    pub fn failed_drives(&self) -> BTreeSet<DriveId> {
+        self.shared.failed.lock().expect("no holder panics").clone()
+    }
+
     /// What the entries of all replicas of this node take of its memory at present.
     pub fn entries_held(&self) -> EntriesHeld {
         self.shared.budget.held()
@@ -451,14 +483,8 @@ impl Host {
 
     /// All replicas of this node.
     pub fn status(&self) -> Vec<ReplicaStatus> {
-        let ended: Vec<DriveId> = self.drivers.iter().filter(|(_, task, _)| task.is_finished()).map(|(drive, ..)| *drive).collect();
         let status = self.shared.status.lock().expect("no holder panics");
-        let mut all: Vec<ReplicaStatus> = status.values().map(|(status, _)| status.clone()).collect();
-        for one in all.iter_mut().filter(|one| ended.contains(&one.drive)) {
-            one.leader = None;
-            one.trouble.get_or_insert_with(|| "the task that drives this drive's replicas ended".to_owned());
-        }
-        all
+        status.values().map(|(status, _)| status.clone()).collect()
     }
 
     /// Hand leadership away where possible, checkpoint every replica, and stop.

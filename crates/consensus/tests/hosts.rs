@@ -8,13 +8,14 @@ mod machine;
 use bytes::Bytes;
 use cluster::{Cluster, GROUP, healed, list, quick, session, within};
 use consensus::client::Error;
-use consensus::{Bootstrap, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
+use consensus::{Bootstrap, GroupSpec, Host, HostDrive, ReplicaPlace, Rows, RowsMut, Settings, StateMachine};
 use machine::{BROKEN_LIST, Lists, append};
 use protocol::{ClusterId, DriveId, GroupId, NodeId, ReplicaId};
 use runtime::rpc::{Rpc, Secret};
 use runtime::time;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 #[test]
@@ -275,6 +276,75 @@ fn a_replica_whose_state_is_damaged_fetches_another_under_its_own_id() {
         cluster.kill(victim).await;
         cluster.open(victim, Bootstrap::Again).await;
         assert!(healed(&cluster, victim).await.is_empty());
+    });
+}
+
+/// A machine with a bug that shows outside of its work on the state, once it is to.
+struct Brittle(Arc<AtomicBool>);
+
+impl StateMachine for Brittle {
+    fn version(&self) -> u32 {
+        assert!(!self.0.load(Ordering::Relaxed), "a bug in what drives a replica");
+        1
+    }
+
+    fn apply(&self, rows: &mut RowsMut<'_>, command: &[u8]) -> Vec<u8> {
+        Lists.apply(rows, command)
+    }
+
+    fn refounded(&self, _: &mut RowsMut<'_>) {}
+
+    fn query(&self, rows: &Rows<'_>, query: &[u8]) -> Vec<u8> {
+        Lists.query(rows, query)
+    }
+}
+
+#[test]
+fn replicas_whose_driver_panicked_lead_nothing_and_say_so() {
+    runtime::process::block_on(async {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let rpc = Rpc::new(runtime::rpc::Settings {
+            node: NodeId(1),
+            cluster: ClusterId(1),
+            secret: Secret(b"secret".as_slice().into()),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            peers: BTreeMap::new(),
+        });
+        let _listening = rpc.listen().await.unwrap();
+        // A group on each drive; the bug is in one group's machine.
+        let spec = |number| {
+            let voter = ReplicaPlace { replica: ReplicaId(1), node: NodeId(1), drive: DriveId(number) };
+            GroupSpec { group: GroupId(number), voters: vec![voter] }
+        };
+        let drive = |number: u64| {
+            let disk = runtime::disk::open_folder(folders[number as usize - 1].path()).unwrap();
+            HostDrive { drive: DriveId(number), disk, bootstrap: Bootstrap::First }
+        };
+        let shown = Arc::new(AtomicBool::new(false));
+        let bug = shown.clone();
+        let machine =
+            move |group| -> Arc<dyn StateMachine> { if group == GROUP { Arc::new(Brittle(bug.clone())) } else { Arc::new(Lists) } };
+        let (host, _) = Host::open_with(quick(), rpc, vec![drive(1), drive(2)], vec![spec(1), spec(2)], machine).await;
+        for group in [GROUP, GroupId(2)] {
+            host.client().propose(group, None, append(1, 5, 0), within(10)).await.unwrap();
+            assert!(host.leads(group).is_some());
+        }
+        assert!(host.failed_drives().is_empty());
+        shown.store(true, Ordering::Relaxed);
+        let end = within(10);
+        while host.leads(GROUP).is_some() {
+            assert!(time::now() < end, "{:?}", host.status());
+            time::sleep(Duration::from_millis(5)).await;
+        }
+        let troubled: Vec<_> = host.status().into_iter().filter(|one| one.trouble.is_some()).collect();
+        assert!(troubled.len() == 1 && troubled[0].group == GROUP && troubled[0].leader.is_none(), "{troubled:?}");
+        assert_eq!(host.failed_drives().into_iter().collect::<Vec<_>>(), [DriveId(1)]);
+        assert!(!host.transfer_leadership(GROUP));
+        host.client().propose(GroupId(2), None, append(1, 6, 0), within(10)).await.unwrap();
+        assert!(host.leads(GroupId(2)).is_some());
+        // One that was asked to end has not failed.
+        host.shut_down().await;
+        assert_eq!(host.failed_drives().len(), 1);
     });
 }
 

@@ -150,7 +150,8 @@ pub struct DriveHealth {
     pub drive: DriveId,
     /// Why it takes nothing, if it does not.
     pub closed: Option<String>,
-    /// The log of its replicas is damaged: none of those that it had runs again, and none can be made. Its slots serve.
+    /// The log of its replicas is damaged, or what drives them has failed: none of those that it had runs, or may be counted on to run
+    /// again, and none can be made. Its slots serve.
     pub without_replicas: bool,
     pub free_bytes: u64,
     pub total_bytes: u64,
