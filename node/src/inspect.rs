@@ -5,7 +5,7 @@ use crate::settings::Bootstrap;
 use consensus::rows::MemoryRows;
 use consensus::{GroupSpec, StateMachine};
 use placement::commands::{Answer, Query, Reply};
-pub use placement::root::time::STEP_MS_MAX as CLUSTER_TIME_STEP_MS_MAX;
+pub use placement::root::time::{AGREE_MS as CLUSTER_TIME_AGREE_MS, STEP_MS_MAX as CLUSTER_TIME_STEP_MS_MAX};
 pub use placement::{Bucket, IDENTITY_AGE_MAX, Identity};
 use protocol::{DriveId, GroupId, ROOT, Volume, VolumeId, VolumeState, wire};
 use std::sync::Arc;

@@ -162,6 +162,8 @@ pub struct DriveHealth {
 pub struct Health {
     pub suspected_nodes: Vec<NodeId>,
     pub closed_drives: Vec<(DriveId, String)>,
+    /// Cluster time stands, and nothing expires: the clocks of no majority of the root voters are heard and agree.
+    pub cluster_time_held: bool,
     pub volumes_open: u64,
     pub volumes_sealed: u64,
     pub volumes_at_risk: u64,

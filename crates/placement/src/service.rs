@@ -9,11 +9,12 @@ use crate::leader::{ASK, Ask, HEARTBEAT, Refusal, SERVICE, Told, WATCH, error_of
 use crate::open_volumes::{Decision, OpenVolumes};
 use crate::pushing;
 use crate::replacing::replace_lost;
+use crate::root::time::agree;
 use crate::watch::{Spent, TICK_MAX, Watch};
 use crate::{Allocator, Bootstrap, Error, Health, Heartbeat};
 use bytes::Bytes;
 use consensus::Host;
-use protocol::{ClusterMap, DriveId, GroupId, NodeId, ROOT, Volume, VolumeId, wire};
+use protocol::{ClusterMap, DriveId, GroupId, NodeId, ROOT, ReplicaId, Volume, VolumeId, wire};
 use runtime::planted;
 use runtime::rpc::{Reply as RpcReply, Request, Rpc};
 use runtime::sync::Notify;
@@ -70,6 +71,8 @@ struct State {
     refreshed: Option<Instant>,
     /// The difference between configuration and state was logged in this term.
     complained: bool,
+    /// At the last mark no majority of the clocks agreed.
+    time_held: bool,
 }
 
 /// The stored cluster and what follows from it.
@@ -289,11 +292,19 @@ impl Inner {
     /// say but this node's clock, which is one of them.
     async fn mark_time(&self) {
         let Ok(members) = self.groups.known(ROOT) else { return };
-        let clocks = {
+        let clocks: Vec<(ReplicaId, Option<u64>)> = {
             let state = self.state();
             let own = planted("cluster-time-by-the-leaders-clock").then(runtime::time::wall_ms);
             members.voters.iter().map(|voter| (voter.replica, own.or(state.watch.clock_ms(voter.node)))).collect()
         };
+        let held = !agree(&clocks.iter().map(|(_, shown)| *shown).collect::<Vec<_>>());
+        if held && !std::mem::replace(&mut self.state().time_held, held) {
+            tracing::error!(
+                ?clocks,
+                "no majority of the root voters' clocks agrees: cluster time stands, and nothing expires; set them right"
+            );
+        }
+        self.state().time_held = held;
         if let Err(error) = self.propose(Command::MarkTime { clocks }, now() + WORK).await {
             tracing::debug!(%error, "cluster time was not brought forward");
         }
@@ -304,6 +315,7 @@ impl Inner {
         Health {
             suspected_nodes: state.watch.suspected().into_keys().collect(),
             closed_drives: state.watch.closed(),
+            cluster_time_held: state.time_held,
             volumes_open: state.volumes.open(),
             volumes_sealed: state.volumes.sealed,
             volumes_at_risk: state.volumes.at_risk,
@@ -325,7 +337,7 @@ impl Inner {
                 state.watch.begin_term(map);
                 state.volumes = OpenVolumes::default();
                 state.refreshed = None;
-                state.complained = false;
+                (state.complained, state.time_held) = (false, false);
             }
         }
         term

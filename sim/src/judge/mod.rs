@@ -179,12 +179,18 @@ impl Judge {
         self.state.lock().expect("nothing panics under this lock").found.extend(found);
     }
 
-    /// Cluster time comes as far as most clocks show by now, or one step.
+    /// Cluster time comes as far as most clocks show by now, or one step; where most do not agree it stands.
     async fn time_goes_on(&self) -> Option<Violation> {
-        let (shown, from) = {
+        let (shown, from, agree) = {
             let state = self.advanced();
-            (time::most_show(&self.cluster, state.logs.members(ROOT)), state.time.seen_ms())
+            let root = state.logs.members(ROOT);
+            (time::most_show(&self.cluster, root), state.time.seen_ms(), time::most_agree(&self.cluster, root))
         };
+        match agree {
+            Some(true) => {}
+            Some(false) => return self.time_stands().await,
+            None => return None,
+        }
         let aim = if from == 0 { shown } else { shown.min(from + node::inspect::CLUSTER_TIME_STEP_MS_MAX) };
         let deadline = runtime::time::now() + time::GOES_ON_WITHIN;
         while self.advanced().time.seen_ms() < aim {
@@ -195,6 +201,15 @@ impl Judge {
             runtime::time::sleep(Duration::from_millis(500)).await;
         }
         None
+    }
+
+    async fn time_stands(&self) -> Option<Violation> {
+        runtime::time::sleep(time::LAST_MARK_WITHIN).await;
+        let from = self.advanced().time.seen_ms();
+        runtime::time::sleep(time::STANDS_FOR).await;
+        let to = self.advanced().time.seen_ms();
+        let text = || format!("cluster time went on from {from} to {to} ms, and the clocks of no majority of the root voters agree");
+        (to != from).then(|| Violation::new("cluster-time-held", text()))
     }
 
     /// The run is over, all is healed, and each bucket was read back: everything that is wrong.

@@ -1,5 +1,5 @@
 //! Cluster time against the clocks that make it: it never goes back, it is never later than most root voters' clocks ever
-//! showed, and once all is well it goes on with them.
+//! showed, and once all is well it goes on with them if most agree, and stands if they do not.
 
 use super::logs::Logs;
 use crate::cluster::Cluster;
@@ -11,6 +11,15 @@ use std::time::Duration;
 
 /// In which simulated time cluster time must have come as far as the clocks were, when all is well.
 pub const GOES_ON_WITHIN: Duration = Duration::from_secs(60);
+
+/// In which simulated time the last mark by clocks that were set since is made.
+pub const LAST_MARK_WITHIN: Duration = Duration::from_secs(30);
+
+/// For so long it is watched whether it stands: a few marks.
+pub const STANDS_FOR: Duration = Duration::from_secs(35);
+
+/// How far readings may be from what the clocks show, in milliseconds: they are of a moment ago.
+const READING_MS: u64 = 20_000;
 
 /// Cluster time as it was seen so far.
 #[derive(Default)]
@@ -65,6 +74,20 @@ pub fn most_show(cluster: &Cluster, root: &Members) -> u64 {
     middle(clocks(cluster, root).map(|(shows, _)| shows).collect())
 }
 
+/// Whether most clocks of the root voters agree at present; `None` where that depends on how old their readings are.
+pub fn most_agree(cluster: &Cluster, root: &Members) -> Option<bool> {
+    agree(clocks(cluster, root).map(|(shows, _)| shows).collect())
+}
+
+fn agree(mut shown: Vec<u64>) -> Option<bool> {
+    shown.sort_unstable();
+    let majority = shown.len() / 2 + 1;
+    let apart = shown.windows(majority).map(|some| some[majority - 1] - some[0]).min()?;
+    let bound = node::inspect::CLUSTER_TIME_AGREE_MS;
+    let near = apart.abs_diff(bound) < READING_MS;
+    (!near).then_some(apart < bound)
+}
+
 /// What most clocks of the root voters never showed more than, as any configuration of the root group so far has them.
 pub fn most_showed(cluster: &Cluster, logs: &Logs) -> u64 {
     let latest = |root| middle(clocks(cluster, root).map(|(_, latest)| latest).collect());
@@ -80,6 +103,15 @@ fn middle(mut shown: Vec<u64>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_agree_if_most_are_close_together() {
+        let now = 1_700_000_000_000;
+        let of = |offsets: [u64; 5]| agree(offsets.map(|seconds| now + seconds * 1000).to_vec());
+        assert_eq!(of([0, 900, 50, 600, 10]), Some(true));
+        assert_eq!(of([0, 900, 100, 600, 10]), Some(false));
+        assert_eq!(of([0, 900, 75, 600, 10]), None);
+    }
 
     #[test]
     fn a_time_that_goes_back_or_runs_ahead_of_most_clocks_is_found() {

@@ -2,15 +2,16 @@
 //! all of it; here the median is taken.
 //!
 //! Always holds: cluster time never goes back, and a mark brings it forward by [`STEP_MS_MAX`] at most, the first one
-//! excepted. It is no later than the clock of some voter, and no earlier than that of another, outside of those
-//! that a minority of wild clocks could choose: at most `(n - 1) / 2` of `n` clocks, showing whatever, be they fast, slow or silent,
-//! neither hasten nor delay it. While no majority is heard it stands still. A reading is as old as its way here, and older
-//! ones do no harm: cluster time is a lower bound.
+//! excepted. It moves only while the clocks of a majority of the voters are heard and agree within [`AGREE_MS`], and is no later than
+//! one of those that agree: at most `(n - 1) / 2` of `n` clocks, showing whatever, be they fast, slow or silent, neither hasten nor delay
+//! it; and where more are wild, it stands unless those that are agree. A reading is as old as its way here, and older ones do no
+//! harm: cluster time is a lower bound.
 
 use super::{Verdict, decode_row};
 use crate::Error;
 use crate::commands::Reply;
 use consensus::RowsMut;
+use protocol::limits::SUSPECT_AFTER;
 use protocol::{ReplicaId, wire};
 use runtime::{planted, probe};
 use std::collections::BTreeSet;
@@ -20,6 +21,9 @@ const TIME: &[u8] = b"time";
 /// Furthest that one mark goes, in milliseconds: thirty times [`crate::service::MARK_EVERY`]. So clocks of which most are wrong at
 /// once do limited harm, and after a month in which the cluster was off cluster time catches up in a day.
 pub const STEP_MS_MAX: u64 = 5 * 60 * 1000;
+
+/// Furthest that the readings of clocks lie apart which agree, in milliseconds: a minute, and as long as a node's last word may be old.
+pub const AGREE_MS: u64 = 60_000 + SUSPECT_AFTER.as_millis() as u64;
 
 /// Most voters that a mark may name.
 const VOTERS_MAX: usize = 64;
@@ -31,7 +35,13 @@ pub(super) fn mark(rows: &mut RowsMut<'_>, clocks: &[(ReplicaId, Option<u64>)]) 
         return Err(Error::Malformed("a mark of time names each voter once, and at most 64".into()));
     }
     let known = now_ms(rows.get(TIME));
-    let shown = median(clocks.iter().map(|(_, shown)| shown.unwrap_or(0)).collect());
+    let shown: Vec<Option<u64>> = clocks.iter().map(|(_, shown)| *shown).collect();
+    if !agree(&shown) && !planted("cluster-time-follows-a-wild-median") {
+        probe!("placement: cluster time was held as no majority of the clocks agrees");
+        return Ok(Verdict::Unchanged(Reply::Time { now_ms: known }));
+    }
+    // It is one of those that agree: a majority of neighbours has the middle among it.
+    let shown = median(shown.into_iter().map(Option::unwrap_or_default).collect());
     let next = if known == 0 { shown } else { shown.min(known.saturating_add(STEP_MS_MAX)) };
     if next < shown {
         probe!("placement: cluster time catches up in steps");
@@ -42,6 +52,14 @@ pub(super) fn mark(rows: &mut RowsMut<'_>, clocks: &[(ReplicaId, Option<u64>)]) 
     }
     rows.put(TIME, &wire::encode(&next));
     Ok(Verdict::Changed(Reply::Time { now_ms: next }))
+}
+
+/// Whether what a majority of the voters' clocks showed lies within [`AGREE_MS`]; `None` for one that was not heard.
+pub fn agree(shown: &[Option<u64>]) -> bool {
+    let mut heard: Vec<u64> = shown.iter().flatten().copied().collect();
+    heard.sort_unstable();
+    let majority = shown.len() / 2 + 1;
+    heard.windows(majority).any(|some| some[majority - 1] - some[0] <= AGREE_MS)
 }
 
 /// Cluster time in this row; 0 before the first mark.
@@ -111,6 +129,27 @@ mod tests {
     }
 
     #[test]
+    fn it_is_held_while_the_clocks_of_no_majority_agree() {
+        const YEAR: u64 = 365 * 24 * 3600 * 1000;
+        let mut model = Model::founded(3, 1, 2);
+        assert_eq!(mark(&mut model, &[Some(START), Some(START + YEAR), Some(START + 9 * YEAR)]), 0, "not even at first");
+        mark(&mut model, &[Some(START); 3]);
+        let apart = |later: u64| [Some(START + later), Some(START + YEAR + later), Some(START + 9 * YEAR + later)];
+        for later in [10_000, 20_000] {
+            assert_eq!(mark(&mut model, &apart(later)), START, "the one in the middle is as wild as the others");
+        }
+        assert_eq!(mark(&mut model, &[Some(START + 30_000), Some(START + YEAR), None]), START, "and one of two is no majority");
+        // As soon as two of three agree it goes on with them.
+        let agreeing = [Some(START + 40_000), Some(START + 9 * YEAR), Some(START + 40_000 + AGREE_MS)];
+        assert_eq!(mark(&mut model, &agreeing), START + 40_000 + AGREE_MS);
+        let mut model = Model::founded(3, 1, 2);
+        mark(&mut model, &[Some(START); 3]);
+        assert_eq!(mark(&mut model, &[Some(START + 9), Some(START + 10 + AGREE_MS), None]), START, "a little further apart is too far");
+        // Two of four are no majority, though they agree.
+        assert_eq!(mark(&mut model, &[Some(START + 9), Some(START + 9), Some(START + YEAR), Some(START + 2 * YEAR)]), START);
+    }
+
+    #[test]
     fn it_catches_up_in_steps() {
         let mut model = Model::founded(3, 1, 2);
         mark(&mut model, &[Some(START); 3]);
@@ -137,7 +176,7 @@ mod tests {
         assert_eq!(wire::encode(&300u64), [1, 0xac, 2]);
     }
 
-    /// Marks: what the right clocks show, and the wild ones, each with whether it is heard.
+    /// Marks: what the right clocks show, which agree, and the wild ones, each with whether it is heard.
     type Marks = Vec<(Vec<u16>, Vec<(u64, bool)>)>;
 
     quickcheck! {
