@@ -16,6 +16,9 @@ use std::time::Duration;
 pub const TICK_MAX: Duration = Duration::from_secs(1);
 /// A drive with less free space than this is given no new slots.
 pub const FREE_BYTES_MIN: u64 = 64 << 20;
+/// A drive that is closed for this long, as its own node says all the while, keeps no voters: others are made elsewhere. Until then a
+/// start of its node may bring it back. Metadata is small, so it does not wait as long as data does.
+pub const CLOSED_MAX: Duration = Duration::from_secs(60);
 /// Most drives that a heartbeat may carry.
 const DRIVES_PER_NODE_MAX: usize = 1024;
 
@@ -34,6 +37,8 @@ struct Seen {
     unreachable: bool,
     /// By its last heartbeat; empty before the first.
     drives: BTreeMap<DriveId, DriveHealth>,
+    /// Those of them that are closed: led and ran, and heard from the node, since that is known.
+    closed: BTreeMap<DriveId, Duration>,
     heard: bool,
     /// What its clock showed in its last heartbeat.
     clock_ms: Option<u64>,
@@ -47,7 +52,7 @@ struct Seen {
 #[derive(Default)]
 pub struct Spent {
     replicas: BTreeSet<(NodeId, GroupId, ReplicaId)>,
-    /// Drives of which all replicas are spent, and that can have no new ones.
+    /// Drives of which all replicas are spent, and that can have no new ones: their logs are damaged, or they are closed for long.
     drives: BTreeSet<DriveId>,
 }
 
@@ -77,13 +82,23 @@ impl Watch {
         for seen in self.nodes.values_mut() {
             seen.silence = Duration::ZERO;
             seen.unreachable = false;
+            seen.closed.clear();
         }
     }
 
     /// This process led and ran for `elapsed`, of which at most [`TICK_MAX`] counts.
     pub fn tick(&mut self, elapsed: Duration) {
+        let elapsed = elapsed.min(TICK_MAX);
         for seen in self.nodes.values_mut() {
-            seen.silence = seen.silence.saturating_add(elapsed.min(TICK_MAX));
+            seen.silence = seen.silence.saturating_add(elapsed);
+            if seen.silence >= SUSPECT_AFTER {
+                // It may be starting again.
+                continue;
+            }
+            for drive in seen.drives.values().filter(|drive| drive.closed.is_some()) {
+                let closed = seen.closed.entry(drive.drive).or_default();
+                *closed = closed.saturating_add(elapsed);
+            }
         }
     }
 
@@ -99,6 +114,8 @@ impl Watch {
         let its = |health: &DriveHealth| node.drives.iter().any(|drive| drive.id == health.drive);
         let drives: BTreeMap<_, _> =
             heartbeat.drives.into_iter().take(DRIVES_PER_NODE_MAX).filter(its).map(|health| (health.drive, health)).collect();
+        let mut closed_for = std::mem::take(&mut seen.closed);
+        closed_for.retain(|drive, _| drives.get(drive).is_some_and(|health| health.closed.is_some()));
         let closed = |drives: &BTreeMap<DriveId, DriveHealth>| drives.values().map(|d| (d.drive, d.closed.is_some())).collect::<Vec<_>>();
         let changed = !seen.heard || closed(&drives) != closed(&seen.drives);
         let mut to_be_replaced = heartbeat.to_be_replaced;
@@ -106,7 +123,7 @@ impl Watch {
         let mut refounded = heartbeat.refounded;
         refounded.truncate(REFOUNDED_MAX);
         let (incarnation, clock_ms) = (heartbeat.incarnation, Some(heartbeat.clock_ms));
-        *seen = Seen { incarnation, heard: true, drives, clock_ms, to_be_replaced, refounded, ..Seen::default() };
+        *seen = Seen { incarnation, heard: true, drives, closed: closed_for, clock_ms, to_be_replaced, refounded, ..Seen::default() };
         changed
     }
 
@@ -141,6 +158,9 @@ impl Watch {
         for (node, seen) in &self.nodes {
             spent.replicas.extend(seen.to_be_replaced.iter().map(|(group, replica)| (*node, *group, *replica)));
             spent.drives.extend(seen.drives.values().filter(|drive| drive.without_replicas).map(|drive| drive.drive));
+            if !runtime::planted("closed-drive-keeps-its-voters") {
+                spent.drives.extend(seen.closed.iter().filter(|(_, closed)| **closed >= CLOSED_MAX).map(|(drive, _)| *drive));
+            }
         }
         spent
     }
@@ -292,6 +312,41 @@ mod tests {
         assert_eq!(watch.spent().replicas.len(), TO_BE_REPLACED_MAX);
         watch.heard(&map, heartbeat(1, &[]));
         assert!(watch.spent().is_empty());
+    }
+
+    #[test]
+    fn a_drive_that_stays_closed_keeps_no_replicas_and_one_that_comes_back_keeps_all() {
+        let map = map(3, 1, 2);
+        let drive = DriveId::at_bootstrap(NodeId(1), 1);
+        let mut watch = Watch::default();
+        let spent = |watch: &Watch| watch.spent().drives().collect::<Vec<_>>();
+        let says = |watch: &mut Watch, seconds: u64, closed: &[u16]| {
+            for _ in 0..seconds {
+                watch.heard(&map, heartbeat(1, closed));
+                led(watch, 1);
+            }
+        };
+        watch.begin_term(&map);
+        says(&mut watch, 59, &[1]);
+        assert!(spent(&watch).is_empty());
+        // Its node started again, and it was there.
+        says(&mut watch, 1, &[]);
+        says(&mut watch, 59, &[1]);
+        assert!(spent(&watch).is_empty());
+        says(&mut watch, 1, &[1]);
+        assert_eq!(spent(&watch), [drive]);
+        says(&mut watch, 1, &[]);
+        assert!(spent(&watch).is_empty());
+        // Of a node that is silent nobody knows that it does not bring it back; and each leader sees for itself.
+        says(&mut watch, 40, &[1]);
+        led(&mut watch, 3600);
+        assert!(spent(&watch).is_empty());
+        says(&mut watch, 1, &[1]);
+        watch.begin_term(&map);
+        says(&mut watch, 59, &[1]);
+        assert!(spent(&watch).is_empty());
+        says(&mut watch, 1, &[1]);
+        assert_eq!(spent(&watch), [drive]);
     }
 
     #[test]
