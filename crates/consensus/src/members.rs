@@ -102,20 +102,15 @@ impl Members {
 
     /// The configuration with which the group is founded anew on a drive: one voter, under a new id. Its version is beyond every one
     /// of before, and so are its ids, whoever gave out more of them than is known here. Of two foundings that know nothing of each other
-    /// the one that was decided later (`at_s`, seconds since 1970) is newer, and their ids differ by `random`. `None` if the numbers
-    /// come to an end.
+    /// the one that was decided later (`at_s`, seconds since 1970) is newer, and `random` keeps their ids so far apart that none comes to
+    /// those of the other. `None` if the numbers come to an end.
     pub fn refounded(&self, node: NodeId, drive: DriveId, at_s: u64, random: u64) -> Option<Members> {
-        let step = ID_STEP_MAX + 1 + random % ID_STEP_MAX;
+        let step = (1 + random % ID_STEP_MAX) * 2 * ID_STEP_MAX;
         let last = ReplicaId(self.last.0.checked_add(step)?);
         let version = (self.era() + 1).max(at_s).checked_mul(ERA)?;
         let voters = vec![ReplicaPlace { replica: last, node, drive }];
         let (outgoing, learners, parting) = (Vec::new(), Vec::new(), Vec::new());
         Some(Members { group: self.group, version, voters, outgoing, learners, parting, last, machine: self.machine })
-    }
-
-    /// Whether the replica is of an earlier founding: ids of one are more than [`ID_STEP_MAX`] behind those of the next.
-    pub(crate) fn is_later_than(&self, replica: ReplicaId) -> bool {
-        replica.0.saturating_add(ID_STEP_MAX) < self.last.0
     }
 
     /// Everybody who belongs, or is parting, each once.
@@ -173,10 +168,13 @@ impl Members {
     }
 
     /// Whether this, which somebody tells of, proves to `replica` that it left for good: it is of its group, newer than `own`, the
-    /// configuration that it knows itself, and all that one knew of ids.
+    /// configuration that it knows itself, and all that one knew of ids. A later founding need know nothing of the ids of one before it.
     pub(crate) fn proves_gone(&self, replica: ReplicaId, own: &Members) -> bool {
-        let newer = self.version > own.version && self.last >= own.last;
-        self.group == own.group && newer && self.is_sound() && self.is_gone(replica)
+        let gone = match self.era() > own.era() {
+            true => self.place(replica).is_none(),
+            false => self.last >= own.last && self.is_gone(replica),
+        };
+        self.group == own.group && self.version > own.version && self.is_sound() && gone
     }
 
     /// Whether it can be a configuration at all; what came from elsewhere may not be.

@@ -4,7 +4,8 @@
 //! Whatever the cut leaves: the survivor is as it was, or the new replica stands; to do it again ends it; every number that was acknowledged,
 //! before and after, is there once and in order; who comes back takes part in nothing and keeps what it has.
 //!
-//! And two operators who know nothing of each other found it anew from two survivors: the later one's counts.
+//! And two operators who know nothing of each other found it anew from two survivors: the later one's counts, and the earlier one keeps what
+//! it has, however often it is told and its node is started.
 //!
 //! `--draw N` draws anew what of the unsynced writes is kept, `--at N` runs one cut.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -46,12 +47,21 @@ mod simulated {
     const COMMANDS: u64 = 20;
     /// When it is decided on node 1, and the id that the new replica gets.
     const AT_S: u64 = 1000;
-    const NEW: ReplicaId = ReplicaId(FOUNDERS + ID_STEP_MAX + 1 + 7);
+    const NEW: ReplicaId = founded(1);
 
-    /// The decision on a node: later on those with greater numbers.
+    /// The id that a decision on the node gives: later on those with greater numbers, and their ids are lower.
+    const fn founded(node: u64) -> ReplicaId {
+        ReplicaId(FOUNDERS + (1 + random(node)) * 2 * ID_STEP_MAX)
+    }
+
+    const fn random(node: u64) -> u64 {
+        10 - node
+    }
+
+    /// The decision on a node.
     fn decision(node: u64) -> Refounding {
         let newest = Members::founding(&groups(1, FOUNDERS)[0]);
-        Refounding { group: GROUP, from: place(node), whole_to: COMMANDS, newest, term: 3, at_s: AT_S * node, random: 7 * node }
+        Refounding { group: GROUP, from: place(node), whole_to: COMMANDS, newest, term: 3, at_s: AT_S * node, random: random(node) }
     }
 
     pub fn main() {
@@ -131,7 +141,7 @@ mod simulated {
         let on = disk.clone();
         match runtime::disk::run(&disk, move || refound(&on, &settings(), &decision(number), &Lists)).await {
             Ok(done) => {
-                assert_eq!((done.members.era(), done.members.last.0), (AT_S * number, NEW.0 + 7 * (number - 1)));
+                assert_eq!((done.members.era(), done.members.last), (AT_S * number, founded(number)));
                 world.done.store(true, Ordering::Relaxed);
             }
             // The decision was durable before the power went.
@@ -237,7 +247,26 @@ mod simulated {
             assert_eq!(view.members.era(), 2 * AT_S, "the later one counts");
             client.remove_replica(GROUP, earlier, &view.members, deadline).await.expect("it is there");
         });
-        until("the earlier one is set aside", &world, |world| telling.is_dead() && world.status.lock().unwrap()[&1].to_be_replaced).await;
+        let aside = |world: &World| world.status.lock().unwrap().get(&1).is_some_and(|one| one.replica == NEW && one.to_be_replaced);
+        until("the earlier one is set aside", &world, |world| telling.is_dead() && aside(world)).await;
+        // Nobody noted that it was told: it is told again, in this life and in the next ones.
+        let (drive, state) = (&machines[0].drives()[0], format!("raft/g{GROUP}-r{NEW}-1.redb"));
+        for life in 0..4 {
+            telling.restart();
+            until("it is told again", &world, |_| telling.is_dead()).await;
+            sleep(Duration::from_secs(1)).await;
+            let left = drive.files();
+            assert!(left.iter().any(|file| file.name == state), "life {life}: what it has is kept: {left:?}");
+            assert!(aside(&world), "life {life}: {:?}", world.status.lock().unwrap());
+            machines[0].kill();
+            if life == 2 {
+                // Of which founding it is cannot be read any more.
+                drive.rot(&state, 0, 512, &mut stream_for(1, "rot", 0, 0)).unwrap();
+            }
+            world.status.lock().unwrap().remove(&1);
+            machines[0].restart();
+            until("it is set aside for good", &world, aside).await;
+        }
         world.wanted.store(2 * COMMANDS, Ordering::Relaxed);
         client.restart();
         until("commands of the later one", &world, |world| world.acknowledged.load(Ordering::Relaxed) == 2 * COMMANDS).await;

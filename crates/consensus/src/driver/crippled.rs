@@ -13,6 +13,7 @@ use crate::budget::Share;
 use crate::host::{ReplicaPlace, ReplicaStatus};
 use crate::log::{Key, Record, Start};
 use crate::manifest::{Manifest, state_name};
+use crate::members::Members;
 use crate::refetch::{Patient, Testimony};
 use crate::replica::{Opened, Replica};
 use crate::snapshot::{self, Source, Target};
@@ -65,6 +66,8 @@ pub(crate) struct Stopped {
     pub hope: Hope,
     /// Its state, if that is good.
     pub state: Option<State>,
+    /// Who belonged to its group, as it last knew while its state was open; see [`Stopped::members`].
+    pub last_members: Option<Members>,
     /// Numbers of its state file and of the next new one.
     pub file: u64,
     pub next_file: u64,
@@ -105,7 +108,7 @@ impl Stopped {
         reason: String,
         share: Share,
     ) -> Stopped {
-        let (state, file, next_file) = (None, 0, 1);
+        let (state, last_members, file, next_file) = (None, None, 0, 1);
         let (state_wanted, busy, waking, progress) = (None, false, None, None);
         let (at, pause, pause_first) = (time::now(), PAUSE, PAUSE);
         let mut stopped = Stopped {
@@ -115,6 +118,7 @@ impl Stopped {
             machine,
             hope,
             state,
+            last_members,
             file,
             next_file,
             reason,
@@ -150,6 +154,11 @@ impl Stopped {
     fn forward(&mut self) {
         self.at = time::now();
         self.pause = self.pause_first;
+    }
+
+    /// Who belongs to its group by what it knows itself, if that can be read: which founding it is of shows by nothing else.
+    pub(super) fn members(&self) -> Option<Members> {
+        self.state.as_ref().map(|state| state.meta().members).or_else(|| self.last_members.clone())
     }
 
     /// The records that write all that is left of it into the log anew.

@@ -7,7 +7,7 @@
 use super::crippled::Hope;
 use super::order::record_of;
 use super::upkeep::Stop;
-use super::{Done, Driver};
+use super::{Done, Driver, Stopped};
 use crate::host::{ReplicaPlace, Settings};
 use crate::log::{FOLDER, Hard, Key, Record, Start};
 use crate::manifest::{self, Manifest, state_name};
@@ -168,15 +168,13 @@ impl Driver {
     /// What `members` proves to the replica, by all that it knows itself.
     fn believes_gone(&self, key: Key, members: &Members) -> Gone {
         let running = self.replicas.get(&key).map(|replica| replica.members.clone());
-        let stopped = || self.stopped.get(&key)?.state.as_ref().map(|state| state.meta().members);
+        let stopped = || self.stopped.get(&key).and_then(Stopped::members);
         let founded = || self.shared.founding.get(&key.group).map(Members::founding);
-        let own = running.or_else(stopped);
-        // Where nothing is known but how the group was founded at first, the id tells of which founding the replica is.
-        let earlier = own.is_some() || members.is_later_than(key.replica);
-        match own.or_else(founded) {
+        // Where it cannot be read which founding the replica is of, it may be of the first one: what it has may be all that is left of it.
+        match running.or_else(stopped).or_else(founded) {
             Some(own) if !members.proves_gone(key.replica, &own) => Gone::Unproved,
             // One that never had anything has nothing to keep.
-            Some(own) if members.era() > own.era() && earlier && !self.is_blank(key) => Gone::Refounded,
+            Some(own) if members.era() > own.era() && !self.is_blank(key) => Gone::Refounded,
             Some(_) => Gone::Left,
             None => Gone::Unproved,
         }
@@ -303,7 +301,7 @@ impl Driver {
 
     /// Who belongs to the group of a replica that does not run, the newest that is known here.
     pub(super) fn members_of_stopped(&self, key: Key) -> Option<Members> {
-        let own = self.stopped.get(&key).and_then(|stopped| stopped.state.as_ref()).map(|state| state.meta().members);
+        let own = self.stopped.get(&key).and_then(Stopped::members);
         own.into_iter().chain(self.shared.directory.members(key.group)).max_by_key(|members| members.version)
     }
 

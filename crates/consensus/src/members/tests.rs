@@ -198,17 +198,24 @@ fn what_cannot_be_a_configuration_is_not_sound() {
 }
 
 #[test]
-fn a_later_founding_is_newer_than_anything_of_before_and_tells_ids_apart() {
+fn a_later_founding_is_newer_than_anything_of_before_whatever_ids_that_gave_out() {
     let mut before = founding(3);
     let anew = before.refounded(NodeId(11), DriveId(101), 1000, 0).unwrap();
     let again = before.refounded(NodeId(12), DriveId(102), 1001, 5).unwrap();
+    let below = before.refounded(NodeId(12), DriveId(102), 1001, 0).unwrap();
+    let above = before.refounded(NodeId(11), DriveId(101), 1000, 5).unwrap();
     for replica in (4..=9).map(place) {
         before.take(Change::AddLearner(replica)).unwrap();
     }
     assert!(anew.is_sound() && (anew.era(), again.era(), before.era()) == (1000, 1001, 0));
-    assert!((1..=3).all(|id| anew.proves_gone(ReplicaId(id), &founding(3)) && anew.is_later_than(ReplicaId(id))));
-    assert!(again.version > anew.version && again.voters[0].replica != anew.voters[0].replica);
-    assert!(!anew.is_later_than(anew.voters[0].replica) && !anew.is_later_than(ReplicaId(anew.last.0 + 1)));
+    assert!((1..=3).all(|id| anew.proves_gone(ReplicaId(id), &founding(3))));
+    assert!(again.version > anew.version && again.last.0 - anew.last.0 > ID_STEP_MAX);
+    assert!(again.proves_gone(anew.last, &anew) && !anew.proves_gone(again.last, &again));
+    assert!(
+        below.last < above.last && below.proves_gone(above.last, &above) && !above.proves_gone(below.last, &below),
+        "by the time alone"
+    );
+    assert!(!again.proves_gone(again.last, &anew), "it belongs");
     let too_far = founding(3).take(Change::AddLearner(ReplicaPlace { replica: anew.last, ..place(1) }));
     assert_eq!(too_far, Err(Refused::TooFar(anew.last)), "the old group does not come to its id at one step");
     // By a clock that is behind it is newer all the same.
