@@ -31,6 +31,8 @@ const STEP: Duration = Duration::from_secs(5);
 const REMOVE: Duration = Duration::from_secs(1);
 /// Groups at a time: each sends a state over the network.
 const GROUPS_AT_ONCE: usize = 4;
+/// Groups at a time whose former replicas are told: a message each.
+const TOLD_AT_ONCE: usize = 16;
 
 /// Replace what is lost and what is spent, while leading.
 pub(crate) async fn replace_lost(inner: Arc<Inner>) {
@@ -46,8 +48,10 @@ pub(crate) async fn replace_lost(inner: Arc<Inner>) {
         })
     };
     let mut looking = look(None);
+    let mut telling = Box::pin(inner.tell_all_former());
     loop {
         runtime::select! {
+            () = &mut telling => {}
             Some((group, outcome)) = places.next() => {
                 if let Err(error) = outcome {
                     tracing::warn!(%group, %error, "a replica is not replaced yet; trying again");
@@ -149,7 +153,7 @@ impl Why {
 
     /// Whether anything is to be done for the group.
     fn is_due(&self, row: &Group) -> bool {
-        let after_recovery = row.doubtful || !row.former.is_empty() || self.knows_better(row).is_some();
+        let after_recovery = row.doubtful || self.knows_better(row).is_some();
         after_recovery || row.replacing.is_some() || self.of(row).is_some()
     }
 
@@ -182,7 +186,6 @@ impl Inner {
             // The next look sees what comes of it.
             return self.note_members(row, knows_better).await;
         }
-        self.tell_former(row).await;
         let replacing = match row.replacing {
             Some(replacing) => replacing,
             None if why.of(row).is_none() => return Ok(()),
@@ -226,6 +229,20 @@ impl Inner {
         runtime::probe!("placement: what a recovered group is was noted");
         tracing::warn!(%group, version, voters, "who belongs to a group was noted after a recovery");
         Ok(())
+    }
+
+    /// Go on telling former replicas, while leading. Not as a step of their groups, which may wait long for another voter: most of them
+    /// together would go on as the group that they were.
+    async fn tell_all_former(&self) {
+        loop {
+            sleep(LOOK).await;
+            if self.term().is_none() || self.refounded().is_empty() {
+                continue;
+            }
+            let mut groups = self.groups_of_root().await.unwrap_or_default();
+            groups.retain(|row| !row.doubtful && !row.former.is_empty());
+            futures::stream::iter(groups).for_each_concurrent(TOLD_AT_ONCE, |row| async move { self.tell_former(&row).await }).await;
+        }
     }
 
     /// Replicas of before a group was founded anew, of whom those come back that were taken for lost: they must serve no more.
