@@ -8,6 +8,7 @@ use node::drives::{self, Refused, Slot};
 use node::operator::Operator;
 use node::{Node, settings};
 use protocol::{DriveId, NodeId};
+use runtime::disk::{self, Disk};
 use runtime::rpc::Secret;
 use runtime::side::{Machine, SimDrive};
 use runtime::sync::Notify;
@@ -46,7 +47,20 @@ struct Seat {
     refused: BTreeMap<usize, String>,
     /// Its next lives run the next program.
     upgraded: bool,
+    /// Its next lives do this instead of running a node.
+    errand: Option<Errand>,
 }
+
+/// What an operator does on a machine whose node does not run, with his tool.
+#[derive(Clone)]
+pub struct Errand {
+    /// The drive, by ordinal, that he works on.
+    pub drive: usize,
+    pub work: Arc<Work>,
+}
+
+/// Gets all drives of the machine and the settings of its node. Blocks.
+type Work = dyn Fn(&[(DriveId, Arc<dyn Disk>)], &settings::ConsensusSettings) + Send + Sync;
 
 impl Cluster {
     /// Format the drives and start every machine.
@@ -94,6 +108,11 @@ impl Cluster {
         lock(&self.seats[index]).upgraded = true;
     }
 
+    /// The next lives of a machine do an errand instead of running its node; they end when it is done.
+    pub fn send(&self, index: usize, errand: Option<Errand>) {
+        lock(&self.seats[index]).errand = errand;
+    }
+
     /// Let a node's next life find `drive` in this place, or its own again.
     pub fn show(&self, place: Place, drive: Option<SimDrive>) {
         let mut seat = lock(&self.seats[place.node]);
@@ -126,6 +145,12 @@ impl Cluster {
 /// One life of a machine: the node runs until it is told to end. One that finds no drive ends by itself, as production's does.
 async fn live(mut settings: settings::Settings, drives: Vec<SimDrive>, seat: Arc<Mutex<Seat>>) {
     let (id, stop) = (settings.node, Arc::new(Notify::new()));
+    let errand = lock(&seat).errand.clone();
+    if let Some(Errand { drive, work }) = errand {
+        let mounted: Vec<_> = drives::ids(id).zip(drives.iter().map(SimDrive::mount)).collect();
+        let Some((_, disk)) = mounted.get(drive).cloned() else { return };
+        return disk::run(&disk, move || work(&mounted, &settings.consensus)).await;
+    }
     let slots: Vec<Slot> = {
         let mut seat = lock(&seat);
         seat.stop = stop.clone();

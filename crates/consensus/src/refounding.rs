@@ -172,7 +172,7 @@ fn rebuild(
     state.copy(&frozen, settings.snapshot_page_bytes)?;
     let (rows, rows_hash) = frozen.digest()?;
     state.seal(fresh, rows, rows_hash)?;
-    let mut rest = entries.as_slice();
+    let mut rest = if runtime::planted("refounded-without-the-tail") { &[] } else { entries.as_slice() };
     while !rest.is_empty() {
         let mut bytes = 0;
         let count = rest.iter().take_while(|entry| {

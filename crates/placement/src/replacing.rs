@@ -248,6 +248,9 @@ impl Inner {
     /// Replicas of before a group was founded anew, of whom those come back that were taken for lost: they must serve no more.
     async fn tell_former(&self, row: &Group) {
         let Ok(members) = self.groups.known(row.group) else { return };
+        if runtime::planted("former-replica-not-told") {
+            return;
+        }
         // Also those on drives that were declared lost: they may come back all the same.
         for place in row.former.iter().filter(|place| members.era() >= row.era && !self.is_silent(place.node)) {
             let told = self.groups.remove_replica(row.group, *place, &members, now() + REMOVE).await;

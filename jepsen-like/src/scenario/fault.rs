@@ -85,6 +85,10 @@ faults! {
     /// A rolling restart in which each node comes back with the next program.
     RollingUpgrade = "rolling-upgrade", Nodes;
 
+    /// The struck nodes are taken for lost for good, and groups that had most of their voters there are founded anew by their operator from what
+    /// the other nodes have, which stand still meanwhile. After its time the lost nodes come back with all that they had, one after another.
+    GroupsRecovered = "groups-recovered", Nodes, Ends;
+
     /// Between the struck nodes and all others, both directions are silent.
     Partition = "partition", Links, Ends;
     /// In one direction only, see `side`.
@@ -214,7 +218,7 @@ mod tests {
             assert_eq!(json, format!("\"{}\"", fault.name()));
             assert_eq!(serde_json::from_str::<Fault>(&json).unwrap(), *fault);
         }
-        assert_eq!(Fault::ALL.len(), 45);
+        assert_eq!(Fault::ALL.len(), 46);
     }
 
     #[test]

@@ -5,12 +5,15 @@
 //! to a group is read from its log as well, change by change.
 
 use super::drives::Drives;
+use super::refoundings::{Anew, Planned, Refoundings};
 use super::witness::{Version, Witness, Written};
 use crate::next;
 use crate::violation::Violation;
 use consensus::inspect::{LogView, LoggedEntry, ReplicaLog, decode_change};
+use consensus::refounding::Refounding;
 use consensus::{Change, GroupSpec, Members, ReplicaPlace};
 use protocol::{BlobId, DriveId, GroupId, Home, ROOT, ReplicaId};
+use runtime::disk::Disk;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The logs of all drives, read as far as they go.
@@ -27,6 +30,7 @@ pub struct Logs {
     out_of_sight: BTreeSet<GroupId>,
     /// By which home each blob was named.
     homes: BTreeMap<BlobId, Home>,
+    refoundings: Refoundings,
 }
 
 impl Logs {
@@ -40,6 +44,7 @@ impl Logs {
             witnesses,
             out_of_sight: BTreeSet::new(),
             homes: BTreeMap::new(),
+            refoundings: Refoundings::default(),
         }
     }
 
@@ -52,6 +57,9 @@ impl Logs {
         for drive in self.drives_to_come() {
             self.homes_of_replicas.insert(drive);
             found.extend(self.advance_drive(drive, drives));
+        }
+        for planned in self.refoundings.decided(&self.views) {
+            found.extend(self.found_anew(planned, known_ms));
         }
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
         for group in groups {
@@ -76,6 +84,33 @@ impl Logs {
             }
         }
         found
+    }
+
+    /// An operator is about to found a group anew from a replica on `disk`.
+    pub fn expect(&mut self, plan: &Refounding, disk: &dyn Disk) {
+        self.refoundings.expect(plan, disk);
+    }
+
+    /// A group is what it was decided to be: it goes on with all that the survivor's log had, committed or not.
+    fn found_anew(&mut self, planned: Planned, known_ms: u64) -> Option<Violation> {
+        let group = planned.members.group;
+        let mut next = self.witnesses[&group].applied() + 1;
+        while let Some(entry) = planned.entries.get(&next).filter(|_| next < planned.index) {
+            self.witnesses.get_mut(&group).expect("one for each group").apply(next, entry, known_ms);
+            if let Some(change) = decode_change(&entry.data).filter(|_| entry.change) {
+                self.follow(group, next, change);
+            }
+            next += 1;
+        }
+        let before = self.members(group).clone();
+        self.refoundings.done(&planned, &before);
+        self.witnesses.get_mut(&group).expect("one for each group").refounded(planned.index);
+        let Planned { from, members, index, .. } = planned;
+        self.groups.get_mut(&group).expect("one for each group").push((index, members));
+        (next != index).then(|| {
+            let text = format!("group {group} goes on from replica {} as of {}, and {} was committed", from.replica, index - 1, next - 1);
+            Violation::new("refounded-whole", text)
+        })
     }
 
     fn advance_drive(&mut self, drive: DriveId, drives: &Drives) -> Option<Violation> {
@@ -107,6 +142,34 @@ impl Logs {
         self.witnesses.values_mut().flat_map(of).collect()
     }
 
+    /// Groups that cannot go on without the drives that are `away`, if each of them has in this moment a voter elsewhere that durably
+    /// holds all that any of its replicas does: then nothing that was acknowledged is lost with them.
+    pub fn endangered(&self, away: &BTreeSet<DriveId>) -> Option<Vec<GroupId>> {
+        let stuck = |voters: &[ReplicaPlace]| {
+            let left = voters.iter().filter(|voter| !away.contains(&voter.drive)).count();
+            !voters.is_empty() && left <= voters.len() / 2
+        };
+        let endangered = |group: &GroupId| stuck(&self.members(*group).voters) || stuck(&self.members(*group).outgoing);
+        let groups: Vec<GroupId> = self.groups().filter(endangered).collect();
+        groups.iter().all(|group| self.is_held_elsewhere(*group, away)).then_some(groups)
+    }
+
+    fn is_held_elsewhere(&self, group: GroupId, away: &BTreeSet<DriveId>) -> bool {
+        let members = self.members(group);
+        let end = |log: &ReplicaLog| log.entries.keys().next_back().map_or(log.start, |last| log.start.max(*last));
+        let has_all = |own: &ReplicaLog| {
+            self.logs(group).all(|other| end(other) <= end(own) && other.entries.iter().all(|(index, entry)| own.holds(*index, entry.term)))
+        };
+        let left = members.voters.iter().filter(|voter| !away.contains(&voter.drive));
+        let mut left = left.filter_map(|voter| self.log(group, voter.replica, voter.drive)).filter(|log| !log.damaged);
+        members.is_settled() && left.any(has_all)
+    }
+
+    /// Groups that were founded anew.
+    pub fn founded_anew(&self) -> &BTreeMap<GroupId, Anew> {
+        self.refoundings.all()
+    }
+
     /// Whether something can be said of all groups.
     pub fn sees_all(&self) -> bool {
         self.out_of_sight.is_empty()
@@ -130,6 +193,10 @@ impl Logs {
     /// Whether the entry `index` of `term` is held durably by those who can have committed it: a majority of the voters, in a
     /// joint configuration of both. How many of how many there are, for people.
     pub fn holders(&self, group: GroupId, index: u64, term: u64) -> (bool, usize, usize) {
+        if self.refoundings.of(group).is_some_and(|anew| index < anew.index) {
+            // It was made durable in a state before it was decided to go on from that.
+            return (true, 1, 1);
+        }
         let configurations = &self.groups[&group];
         // Its leader may have followed the last change before it later than it committed it, and who was a voter then may have
         // left by now.
@@ -193,8 +260,11 @@ impl Logs {
             .flat_map(|witness| witness.living().into_iter().map(|(key, written, version)| (witness.group, key, written, version)))
     }
 
+    /// What the drives hold of the replicas of a group, without those of before it was founded anew.
     fn logs(&self, group: GroupId) -> impl Iterator<Item = &ReplicaLog> {
-        self.views.values().flat_map(move |view| view.replicas().iter().filter(move |((of, _), _)| *of == group).map(|(_, log)| log))
+        let first = self.refoundings.of(group).map_or(ReplicaId(0), |anew| anew.first);
+        let counts = move |(of, replica): &(GroupId, ReplicaId)| *of == group && *replica >= first;
+        self.views.values().flat_map(move |view| view.replicas().iter().filter(move |(key, _)| counts(key)).map(|(_, log)| log))
     }
 
     /// Let the witness of `group` apply what is committed.

@@ -14,6 +14,7 @@ mod log_files;
 mod logs;
 mod memory;
 mod panics;
+mod refoundings;
 mod replicas;
 mod rules;
 mod slots;
@@ -29,6 +30,7 @@ use crate::cluster::Cluster;
 use crate::violation::{self, Violation};
 use claims::Claims;
 use consensus::host::ReplicaStatus;
+use consensus::refounding::Refounding;
 use drives::{Drives, Harm};
 use jepsen_like::check::{self, Final};
 use jepsen_like::history::{History, Operation};
@@ -128,6 +130,18 @@ impl Judge {
         let state = self.advanced();
         let buckets = node::inspect::buckets(state.logs.root().rows());
         buckets.into_iter().map(|bucket| (bucket.id, bucket.partitions)).collect()
+    }
+
+    /// Groups that cannot go on without the drives that are `away`, if nothing that was acknowledged would be lost with them in this moment.
+    pub fn endangered(&self, away: &BTreeSet<DriveId>) -> Option<Vec<GroupId>> {
+        self.advanced().logs.endangered(away)
+    }
+
+    /// An operator is about to found a group anew, as `plan` says.
+    pub fn expects(&self, plan: &Refounding) {
+        let Some(place) = self.drives.get(plan.from.drive) else { return };
+        // What was decided at an earlier attempt is taken in.
+        self.advanced().logs.expect(plan, place.drive.inspect().as_ref());
     }
 
     /// Commands that a group accepted lately, the oldest first.
@@ -230,6 +244,7 @@ impl Judge {
                 groups,
                 lost,
                 heal,
+                anew: logs.founded_anew().clone(),
                 full: self.scenario.expect.voters_full,
             }
         };

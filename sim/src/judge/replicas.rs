@@ -2,6 +2,7 @@
 //! explains; what its group can give back to it, it has again soon; and one that nothing heals is replaced soon.
 
 use super::drives::{Drives, Harm};
+use super::refoundings::Anew;
 use crate::cluster::Cluster;
 use crate::violation::Violation;
 use consensus::{GroupSpec, Members, ReplicaPlace, RowsDigest};
@@ -21,6 +22,8 @@ pub(super) struct Placed {
     pub lost: BTreeSet<DriveId>,
     /// Drives whose replicas have lost nothing but states: their groups give them others, and they stay who they are.
     pub heal: BTreeSet<DriveId>,
+    /// Groups that were founded anew.
+    pub anew: BTreeMap<GroupId, Anew>,
     /// Each group must have its full number of voters, and all must run.
     pub full: bool,
 }
@@ -38,6 +41,11 @@ impl Placed {
             format!("replica {} of group {group} was replaced, and only its state had rotted", voter.replica)
         };
         gone.map(|gone| Violation::new("heals-as-itself", text(gone))).collect()
+    }
+
+    /// Whether the replica is of before its group was founded anew.
+    fn is_former(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.anew.get(&group).is_some_and(|anew| replica < anew.first)
     }
 
     /// What groups lack of their full number of voters that run, where that is expected.
@@ -90,18 +98,18 @@ pub(super) async fn compare(
     let deadline = time::now() + SETTLE_MAX;
     loop {
         let placed = placed();
-        let (groups, mut crippled, mut found) = gather(cluster, drives, touched, &placed);
+        let (groups, mut unsettled, mut found) = gather(cluster, drives, touched, &placed);
         found.extend(differing(&groups));
         found.extend(placed.replaced_without_need());
-        crippled.extend(placed.unreplaced());
-        crippled.extend(placed.lacking(&groups));
+        let lacking = placed.unreplaced().into_iter().chain(placed.lacking(&groups));
+        unsettled.extend(lacking.map(|text| Violation::new("replica-healed", text)));
         let settled =
-            crippled.is_empty() && groups.values().all(|replicas| replicas.iter().all(|replica| replica.applied == replicas[0].applied));
+            unsettled.is_empty() && groups.values().all(|replicas| replicas.iter().all(|replica| replica.applied == replicas[0].applied));
         if settled || !found.is_empty() {
             return found;
         }
-        if time::now() >= deadline && !crippled.is_empty() {
-            return crippled.into_iter().map(|text| Violation::new("replica-healed", text)).collect();
+        if time::now() >= deadline && !unsettled.is_empty() {
+            return unsettled;
         }
         if time::now() >= deadline {
             let text = format!("replicas do not catch up within {} s: {groups:x?}", SETTLE_MAX.as_secs());
@@ -145,20 +153,29 @@ pub(super) async fn compare_rows(cluster: &Cluster, touched: &BTreeSet<DriveId>)
     found
 }
 
-/// The replicas that run by group, those that can be healed and are not yet, and those that do not run and should.
-type Gathered = (BTreeMap<u64, Vec<Replica>>, Vec<String>, Vec<Violation>);
+/// The replicas that run by group, what has to come to be otherwise soon, and those that do not run and should.
+type Gathered = (BTreeMap<u64, Vec<Replica>>, Vec<Violation>, Vec<Violation>);
 
 fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>, placed: &Placed) -> Gathered {
     let harm = Harm::now(drives, cluster);
     let refused: BTreeSet<DriveId> = cluster.refused().into_keys().filter_map(|place| drives.at(place.node, place.drive)).collect();
     let explained = |drive: DriveId| touched.contains(&drive) || harm.out(drive).is_some();
     let mut groups: BTreeMap<u64, Vec<Replica>> = BTreeMap::new();
-    let (mut crippled, mut found) = (Vec::new(), Vec::new());
+    let (mut unsettled, mut found) = (Vec::new(), Vec::new());
+    let healed = |text: String| Violation::new("replica-healed", text);
     let (mut seen, mut spent) = (BTreeSet::new(), Vec::new());
     for node in (0..cluster.machines.len()).filter_map(|index| cluster.node(index)) {
         for status in node.host().status() {
             seen.insert((status.group, status.replica));
             let (replica, group, drive) = (status.replica, status.group, drives.label(status.drive));
+            if placed.is_former(group, replica) {
+                if !status.to_be_replaced {
+                    let text =
+                        format!("replica {replica} of group {group} on {drive} was not told that it is of before: {:?}", status.trouble);
+                    unsettled.push(Violation::new("former-set-aside", text));
+                }
+                continue;
+            }
             if let Some(reason) = status.healed.filter(|_| !explained(status.drive)) {
                 let text = format!("replica {replica} of group {group} had been damaged on {drive}, which no fault explains: {reason}");
                 found.push(Violation::new("replica-stopped", text));
@@ -171,7 +188,7 @@ fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>, place
                 }),
                 Some(reason) if explained(status.drive) => {
                     if !status.to_be_replaced && harm.out(status.drive).is_none() {
-                        crippled.push(format!("replica {replica} of group {group} on {drive} is crippled yet: {reason}"));
+                        unsettled.push(healed(format!("replica {replica} of group {group} on {drive} is crippled yet: {reason}")));
                     }
                     if status.to_be_replaced && placed.heal.contains(&status.drive) {
                         let text =
@@ -197,7 +214,7 @@ fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>, place
         });
         // It can be where the group has a majority without it, and a drive is left.
         if members.is_voter(replica) && running > members.voters.len() / 2 && free {
-            crippled.push(format!("not replaced yet: {text}"));
+            unsettled.push(healed(format!("not replaced yet: {text}")));
         }
     }
     for (group, members) in &placed.groups {
@@ -206,7 +223,13 @@ fn gather(cluster: &Cluster, drives: &Drives, touched: &BTreeSet<DriveId>, place
             found.push(Violation::new("replica-missing", text));
         }
     }
-    (groups, crippled, found)
+    for (group, former) in placed.anew.iter().flat_map(|(group, anew)| anew.former.iter().map(move |former| (*group, former))) {
+        if !seen.contains(&(group, former.replica)) && !explained(former.drive) {
+            let text = format!("replica {} of group {group} of before is not there, and was to keep what it has", former.replica);
+            unsettled.push(Violation::new("former-kept", text));
+        }
+    }
+    (groups, unsettled, found)
 }
 
 fn differing(groups: &BTreeMap<u64, Vec<Replica>>) -> Vec<Violation> {

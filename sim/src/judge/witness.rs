@@ -161,6 +161,12 @@ impl Witness {
         }
     }
 
+    /// The group was founded anew with all that was applied by now, as of the entry `index`.
+    pub fn refounded(&mut self, index: u64) {
+        self.machine.refounded(&mut self.rows.rows_mut());
+        self.applied = index;
+    }
+
     /// Whether a command is new, and within its writer's window.
     fn admit(&mut self, session: Session) -> bool {
         let writer = self.writers.entry(session.writer).or_default();

@@ -127,7 +127,8 @@ impl World {
         leaders.into_iter().max_by_key(|(term, ..)| *term).map(|(_, node, drive)| (node, drive))
     }
 
-    fn place(&self, node: usize, drive: DriveId) -> Option<Place> {
+    /// Where a drive of a node is.
+    pub(super) fn place(&self, node: usize, drive: DriveId) -> Option<Place> {
         let ids = ::node::drives::ids(NodeId(node as u64 + 1));
         ids.take(self.shape.drives_per_node).position(|id| id == drive).map(|drive| Place { node, drive })
     }

@@ -185,7 +185,7 @@ impl World {
 
     /// Whether something of a drive does not run; with `closed`, whether its process has closed it altogether.
     fn gave_up(&self, place: Place, closed: bool) -> bool {
-        let id = ::node::drives::ids(protocol::NodeId(place.node as u64 + 1)).nth(place.drive).expect("a node has few drives");
+        let id = self.id(place);
         self.cluster.node(place.node).is_some_and(|node| {
             let stopped = node.host().status().iter().any(|replica| replica.drive == id && replica.trouble.is_some());
             let shut = node.storage().status().iter().any(|drive| drive.drive == id && drive.closed.is_some());

@@ -15,7 +15,7 @@ pub async fn carry_out(blow: &Blow<'_>, random: &mut ChaCha12Rng) {
     let world = blow.world;
     blow.let_go();
     for place in &blow.struck.drives {
-        let Some(id) = ::node::drives::ids(protocol::NodeId(place.node as u64 + 1)).nth(place.drive) else { continue };
+        let id = world.id(*place);
         for _ in 0..ATTEMPTS {
             let share: f64 = random.random();
             let running: Vec<usize> = (0..world.cluster.machines.len()).filter(|node| world.cluster.node(*node).is_some()).collect();

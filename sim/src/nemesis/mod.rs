@@ -11,6 +11,7 @@ mod drive;
 mod lost;
 mod network;
 mod process;
+mod recover;
 mod rot;
 mod seal;
 mod standing;
@@ -21,6 +22,7 @@ use crate::judge::Judge;
 use crate::plan::{Moment, Place, Plan, Planned, Shape};
 use aim::Struck;
 use jepsen_like::scenario::{Fault, Strikes};
+use protocol::{DriveId, NodeId};
 use runtime::side::{self, Machine, Reached, SimDrive};
 use runtime::task;
 use runtime::time::{self, Instant};
@@ -140,6 +142,7 @@ async fn strike(world: Arc<World>, planned: Planned) {
     let blow = Blow { world: &world, planned: &planned, struck, held: Mutex::new(reached) };
     match planned.fault.strikes() {
         _ if rot::strikes(planned.fault) => rot::carry_out(&blow, &mut random).await,
+        _ if planned.fault == Fault::GroupsRecovered => recover::carry_out(&blow, &mut random).await,
         Strikes::Drives if planned.fault == Fault::DriveDeclaredLost => lost::carry_out(&blow, &mut random).await,
         Strikes::Drives => drive::carry_out(&blow, copies, &mut random).await,
         Strikes::Volumes => seal::carry_out(&blow, &mut random).await,
@@ -188,6 +191,10 @@ impl World {
 
     fn drive(&self, place: Place) -> &SimDrive {
         &self.machine(place.node).drives()[place.drive]
+    }
+
+    fn id(&self, place: Place) -> DriveId {
+        ::node::drives::ids(NodeId(place.node as u64 + 1)).nth(place.drive).expect("a node has few drives")
     }
 
     fn note(&self, planned: &Planned, stage: Stage, what: String) {

@@ -134,6 +134,11 @@ impl World {
         self.take_down(node, Death::Kill);
     }
 
+    /// A loss of power, until [`World::bring_up`].
+    pub(super) fn cut_power(&self, node: usize, random: &mut ChaCha12Rng) {
+        self.take_down(node, Death::Power(random));
+    }
+
     /// Undo one taking down; the last one starts the machine.
     pub(super) fn bring_up(&self, node: usize) {
         let process = &mut self.standing().processes[node];

@@ -74,6 +74,8 @@ pub fn cost(fault: Fault) -> Cost {
         | Fault::Pause
         | Fault::RollingRestart
         | Fault::RollingUpgrade
+        // The nodes come back, and it waits for a moment in which nothing is on them alone.
+        | Fault::GroupsRecovered
         | Fault::Partition
         | Fault::AsymmetricPartition
         | Fault::Ring

@@ -161,6 +161,7 @@ impl Driver {
         match self.believes_gone(key, members) {
             Gone::Unproved => failed(waiter, "nothing proves that it left its group"),
             Gone::Left => self.remove(key, Some(waiter)),
+            Gone::Refounded if runtime::planted("former-replica-removed") => self.remove(key, Some(waiter)),
             Gone::Refounded => self.set_aside(key, waiter),
         }
     }
