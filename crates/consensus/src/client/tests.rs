@@ -36,6 +36,7 @@ fn what_cannot_be_a_configuration_of_the_group_is_not_learned() {
 }
 
 /// Outside of any simulation: calls take real time, and unit tests have no machine.
+#[cfg(test)]
 #[cfg(not(madsim))]
 mod shedding {
     use super::*;
