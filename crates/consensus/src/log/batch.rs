@@ -311,7 +311,7 @@ mod tests {
             let pins = Record { key: other, hard: hard(1), entries: vec![one], ..Record::default() };
             log.write(&[Record { key: KEY, hard: hard(1), ..Record::default() }, pins]).unwrap();
             log.write(&[Record { key: KEY, hard: hard(2), entries: entries.clone(), ..Record::default() }]).unwrap();
-            let last = disk.list("raft").unwrap().into_iter().filter(|file| file.name.starts_with("log-")).next_back().unwrap();
+            let last = disk.list("raft").unwrap().into_iter().rfind(|file| file.name.starts_with("log-")).unwrap();
             (disk, format!("raft/{}", last.name))
         };
         let (disk, last) = written();
