@@ -248,6 +248,10 @@ impl LogView {
 fn sectors(file: &Arc<dyn DiskFile>, generation: u64, from: u32, to: u32) -> disk::Result<(Vec<u8>, Vec<Found>)> {
     let end = u32::try_from(file.len()? / SECTOR_BYTES as u64).expect("segments are bounded").min(to);
     let count = end.saturating_sub(from) as usize;
+    if count == 0 {
+        // A batch may end where its file does.
+        return Ok((Vec::new(), Vec::new()));
+    }
     let mut bytes = vec![0; count * SECTOR_BYTES];
     let mut readable = vec![true; count];
     let start = u64::from(from) * SECTOR_BYTES as u64;
