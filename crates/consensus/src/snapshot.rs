@@ -89,7 +89,7 @@ impl Offers {
         self.held.lock().expect("no holder panics").retain(|_, one| one.frozen.meta.key != key);
     }
 
-    /// Let go of a snapshot that cannot be proved.
+    /// Let go of a snapshot that cannot be proved, or of which the replica stopped.
     pub(crate) fn withdraw(&self, token: u64) {
         self.held.lock().expect("no holder panics").remove(&token);
     }

@@ -4,6 +4,7 @@
 use super::{Done, Driver};
 use crate::host::{Settings, Switchboard};
 use crate::log::Key;
+use crate::members::MEMBERS_MAX;
 use crate::replica::Replica;
 use crate::state::{Error, Frozen, State, catching};
 use crate::wire::{SnapshotOffer, Tail, TailRequest, split_entries};
@@ -48,7 +49,13 @@ impl Driver {
 
     /// Rows are held: they are offered, and read for their proof.
     pub(super) fn frozen(&mut self, key: Key, result: Result<Offered, Error>) {
-        let Some(replica) = self.replicas.get_mut(&key) else { return self.freeze_ended() };
+        let Some(replica) = self.replicas.get_mut(&key) else {
+            // It stopped meanwhile, and what it offered is not to be read any more.
+            if let Ok(Offered { offer, .. }) = result {
+                self.shared.offers.withdraw(offer.token);
+            }
+            return self.freeze_ended();
+        };
         let frozen = match result {
             Ok(frozen) => frozen,
             Err(error) => {
@@ -101,7 +108,10 @@ impl Driver {
                 let entries = split_entries(entries, &mut body);
                 let now = time::now();
                 replica.fetched_by.retain(|_, (_, at)| now.saturating_duration_since(*at) < KEPT_FOR);
-                replica.fetched_by.insert(asked.from, (asked.after, now));
+                // Whoever it does not know yet is kept for as well, as long as these are no more than can belong.
+                if replica.fetched_by.len() < MEMBERS_MAX || replica.fetched_by.contains_key(&asked.from) {
+                    replica.fetched_by.insert(asked.from, (asked.after, now));
+                }
                 Tail::Entries(entries)
             }
             _ => Tail::Gone,
