@@ -9,7 +9,7 @@ use placement::BucketState;
 use runtime::probe::waypoint;
 use runtime::time::Instant;
 use s3s::dto::*;
-use s3s::{S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 use std::time::Duration;
 
 /// A DeleteBucket makes new attempts for so long: one that is given up leaves the bucket closed to writers.
@@ -93,40 +93,26 @@ impl Operations {
     pub(super) async fn delete_bucket(&self, req: S3Request<DeleteBucketInput>) -> S3Result<S3Response<DeleteBucketOutput>> {
         let name = &req.input.bucket;
         let patience = runtime::time::now() + DELETE_WAIT;
-        let mut begun_before = false;
         // Whatever a failed attempt left half closed, the next one closes again, and then removes or reopens. Nothing is opened
         // in between: another attempt may have proved the bucket empty and be removing it.
-        let empty = loop {
-            match self.try_delete(name, begun_before).await {
-                Ok(empty) => break empty,
+        let attempt = loop {
+            match self.try_empty(name).await {
+                Ok(Some(attempt)) => break attempt,
+                Ok(None) => return Err(s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty")),
                 Err(error) if error.status_code() != Some(http::StatusCode::SERVICE_UNAVAILABLE) => return Err(error),
-                Err(error) if runtime::time::now() >= patience => {
-                    runtime::probe!("bucket-left-closed");
-                    tracing::warn!(bucket = %name, "a bucket stays closed to writers until it is deleted again");
-                    return Err(error);
-                }
-                Err(_) => {
-                    begun_before = true;
-                    runtime::time::sleep(DELETE_PAUSE).await;
-                }
+                Err(error) => pause(name, patience, error).await?,
             }
         };
-        if !empty {
-            return Err(s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty"));
-        }
+        self.remove(name, attempt, patience).await?;
         Ok(S3Response::with_status(DeleteBucketOutput::default(), http::StatusCode::NO_CONTENT))
     }
 
-    /// One attempt: close everywhere; remove if that proved it empty, else reopen. Returns whether it was empty.
-    async fn try_delete(&self, name: &str, begun_before: bool) -> S3Result<bool> {
+    /// One attempt: close everywhere; if that proved it empty, remove it from the partitions, else reopen. Returns the attempt
+    /// under which the root group is to remove it, if it was empty.
+    async fn try_empty(&self, name: &str) -> S3Result<Option<u64>> {
         let deadline = soon();
         let (placement, metadata) = (&self.cluster.placement, &self.cluster.metadata);
-        placement.forget_bucket(name);
-        let bucket = match placement.begin_delete_bucket(name, deadline).await {
-            // An attempt of this very request removed it, and its answer was lost.
-            Err(placement::Error::NoSuchBucket) if begun_before => return Ok(true),
-            begun => begun.map_err(error::of_placement)?,
-        };
+        let bucket = placement.begin_delete_bucket(name, deadline).await.map_err(error::of_placement)?;
         waypoint("bucket-deletion-begun").await;
         let (partitions, attempt) = (reference(&bucket), bucket.attempt);
         let empty = metadata.close_bucket(&partitions, attempt, deadline).await.map_err(error::of_metadata)?;
@@ -134,22 +120,40 @@ impl Operations {
         if empty {
             metadata.remove_bucket(&partitions, attempt, deadline).await.map_err(error::of_metadata)?;
             waypoint("bucket-deletion-removed-everywhere").await;
-            placement.finish_delete_bucket(name, attempt, true, deadline).await.map_err(error::of_placement)?;
-        } else {
-            match metadata.open_bucket(&partitions, attempt, deadline).await {
-                // A later attempt is at work: the bucket is its to open.
-                Err(metadata::Error::StaleAttempt) => {}
-                opened => {
-                    opened.map_err(error::of_metadata)?;
-                    match placement.finish_delete_bucket(name, attempt, false, deadline).await {
-                        Err(placement::Error::StaleAttempt) => {}
-                        finished => finished.map_err(error::of_placement)?,
-                    }
-                }
-            }
+            return Ok(Some(attempt));
         }
-        placement.forget_bucket(name);
-        Ok(empty)
+        match metadata.open_bucket(&partitions, attempt, deadline).await {
+            // A later attempt is at work: the bucket is its to open.
+            Err(metadata::Error::StaleAttempt) => return Ok(None),
+            opened => opened.map_err(error::of_metadata)?,
+        }
+        match placement.finish_delete_bucket(name, attempt, false, deadline).await {
+            Ok(()) | Err(placement::Error::StaleAttempt) => Ok(None),
+            Err(error) => Err(error::of_placement(error)),
+        }
+    }
+
+    /// Have the root group remove the bucket under `attempt`, and under no other: once that was asked and not answered, a new
+    /// attempt would meet no bucket, or the next one of the name, and could not know who removed the first.
+    async fn remove(&self, name: &str, attempt: u64, patience: Instant) -> S3Result<()> {
+        let mut unanswered = false;
+        loop {
+            let error = match self.cluster.placement.finish_delete_bucket(name, attempt, true, soon()).await {
+                Ok(()) => return Ok(()),
+                // That request removed it, or another deletion overtook it and answers so itself: both may not.
+                Err(placement::Error::NoSuchBucket | placement::Error::StaleAttempt) if unanswered => {
+                    runtime::probe!("bucket-removed-by-whom-is-unknown");
+                    return Err(s3_error!(ServiceUnavailable, "It is not known whether this request or another one deleted the bucket."));
+                }
+                Err(error) => error,
+            };
+            unanswered |= matches!(error, placement::Error::Unknown(_));
+            let error = error::of_placement(error);
+            if error.status_code() != Some(http::StatusCode::SERVICE_UNAVAILABLE) {
+                return Err(error);
+            }
+            pause(name, patience, error).await?;
+        }
     }
 
     pub(super) async fn list_buckets(&self, req: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
@@ -197,6 +201,17 @@ impl Operations {
             prefix: input.prefix,
         }))
     }
+}
+
+/// Wait before a deletion goes on, or fail with `error` if it took too long.
+async fn pause(name: &str, patience: Instant, error: S3Error) -> S3Result<()> {
+    if runtime::time::now() >= patience {
+        runtime::probe!("bucket-left-closed");
+        tracing::warn!(bucket = %name, "a bucket stays closed to writers until it is deleted again");
+        return Err(error);
+    }
+    runtime::time::sleep(DELETE_PAUSE).await;
+    Ok(())
 }
 
 /// S3's rules for new names, and the endings that it keeps to itself.
