@@ -138,6 +138,7 @@ pub(crate) struct Replica {
     /// Hashes of the others at marks that this replica reached or has yet to reach.
     heard: BTreeMap<u64, BTreeMap<ReplicaId, u64>>,
     pub last_mark_sent: u64,
+    rest: marks::Rest,
     pub diverged: bool,
     /// Others hold another state at some mark, and no majority is known to hold this replica's: it takes nothing and answers nothing, until
     /// the voters that are not heard of decide.
@@ -226,6 +227,7 @@ impl Replica {
             incarnation,
             read_sequence: 0,
             heard: BTreeMap::new(),
+            rest: marks::Rest::default(),
             diverged: false,
             disputed: false,
             outrun: None,

@@ -279,6 +279,44 @@ fn a_replica_whose_state_is_damaged_fetches_another_under_its_own_id() {
     });
 }
 
+/// A machine that does something else on one node than on the others.
+struct Odd(u64);
+
+impl StateMachine for Odd {
+    fn apply(&self, rows: &mut RowsMut<'_>, command: &[u8]) -> Vec<u8> {
+        if self.0 == 2 {
+            rows.put(b"\xffodd", command);
+        }
+        Lists.apply(rows, command)
+    }
+
+    fn refounded(&self, _: &mut RowsMut<'_>) {}
+
+    fn query(&self, rows: &Rows<'_>, query: &[u8]) -> Vec<u8> {
+        Lists.query(rows, query)
+    }
+}
+
+#[test]
+fn a_replica_with_another_state_is_found_in_a_group_that_rests() {
+    runtime::process::block_on(async {
+        // No mark is ever reached.
+        let settings = Settings { mark_interval: 1 << 40, ..quick() };
+        let cluster = Cluster::start_with(3, 1, settings, |node| Arc::new(Odd(node))).await;
+        cluster.client().propose(GROUP, session(1, 1), append(1, 1, 0), within(10)).await.unwrap();
+        let end = within(20);
+        let troubles = || cluster.nodes.iter().map(|(node, it)| (*node, it.host.status()[0].trouble.clone())).collect::<Vec<_>>();
+        while !troubles().iter().any(|(_, trouble)| trouble.as_ref().is_some_and(|text| text.contains("of a majority"))) {
+            assert!(time::now() < end, "{:?}", troubles());
+            time::sleep(Duration::from_millis(20)).await;
+        }
+        let stopped: Vec<_> =
+            troubles().into_iter().filter(|(_, trouble)| trouble.as_ref().is_some_and(|text| text.contains("majority"))).collect();
+        assert!(stopped.len() == 1 && stopped[0].0 == 2, "{:?}", troubles());
+        cluster.client().propose(GROUP, session(2, 2), append(1, 2, 0), within(10)).await.unwrap();
+    });
+}
+
 /// A machine with a bug that shows outside of its work on the state, once it is to.
 struct Brittle(Arc<AtomicBool>);
 

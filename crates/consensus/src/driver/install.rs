@@ -121,6 +121,7 @@ impl Driver {
         replica.durable = start.index;
         replica.applied_bytes = 0;
         replica.dirty_since = None;
+        replica.forget_rest();
         let record = record_of(&mut self.forming, key);
         record.entries.clear();
         record.start = Some(start);

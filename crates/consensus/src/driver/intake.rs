@@ -198,7 +198,7 @@ impl Driver {
         // After a pause the missed ticks are not made up for: they would depose leaders that nobody missed.
         self.next_tick = (self.next_tick + self.shared.settings.tick).max(now);
         self.ticks += 1;
-        let mut tell = Vec::new();
+        let (mut tell, mut at_rest) = (Vec::new(), Vec::new());
         let (tail, kept) = (self.tail_bytes(), self.kept_bytes(now));
         for replica in self.replicas.values_mut() {
             replica.raw.mut_store().tail = replica.stays(tail, kept, now);
@@ -207,6 +207,10 @@ impl Driver {
             if let Some(leader) = replica.agree_on_version() {
                 let (group, from, version) = (replica.key.group, replica.key.replica, replica.machine.version());
                 tell.push((leader.node, Note::Knows { group, to: leader.replica, from, version }));
+            }
+            if let Some((index, hash)) = replica.tick_rest() {
+                at_rest.push(replica.key);
+                tell.extend(replica.hash_for_others(index, hash));
             }
             if replica.tick(now) {
                 self.dirty.insert(replica.key);
@@ -239,6 +243,9 @@ impl Driver {
         }
         for (node, note) in tell {
             self.send_note(node, note);
+        }
+        for key in at_rest {
+            self.compare(key);
         }
         if self.ticks.is_multiple_of(OUTSIDE_TICKS) {
             self.ask_whether_gone();

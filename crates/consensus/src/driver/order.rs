@@ -6,7 +6,7 @@ use crate::manifest::{Manifest, state_name};
 use crate::members::Change;
 use crate::replica::{Query, Switching, Waiting};
 use crate::state::{Applied, Error, State, catching};
-use crate::wire::{Answer, Note, SnapshotOffer};
+use crate::wire::{Answer, SnapshotOffer};
 use bytes::Bytes;
 use protocol::wire;
 use raft::eraftpb::Entry;
@@ -282,9 +282,8 @@ impl Driver {
         let Some(&(index, hash)) = applied.meta.marks.last() else { return };
         if index > replica.last_mark_sent {
             replica.last_mark_sent = index;
-            for other in replica.others() {
-                let note = Note::Hash { group: key.group, to: other.replica, from: key.replica, index, hash };
-                self.send_note(other.node, note);
+            for (node, note) in replica.hash_for_others(index, hash) {
+                self.send_note(node, note);
             }
             self.compare(key);
         }

@@ -248,6 +248,33 @@ fn nobody_but_members_fills_memory_with_what_is_said() {
     assert_eq!(replica.knows.keys().copied().collect::<Vec<_>>(), [ReplicaId(3)]);
 }
 
+#[test]
+fn a_replica_at_rest_says_its_hash_a_few_times_and_compares_it() {
+    let mut replica = voter(&[]);
+    let said = |replica: &mut Replica, ticks: u32| (0..ticks).filter_map(|_| replica.tick_rest()).count();
+    assert_eq!(said(&mut replica, 1000), 0, "nothing was applied yet");
+    replica.state.apply(&Machine, &[entry(1, 1, 0)]).unwrap();
+    replica.applied = 1;
+    assert_eq!(said(&mut replica, 63), 0);
+    assert_eq!(replica.tick_rest(), Some((1, replica.state.meta().state_hash)));
+    assert_eq!((said(&mut replica, 63), said(&mut replica, 1), said(&mut replica, 5000)), (0, 1, 3));
+    let hash = replica.state.meta().state_hash;
+    replica.note_hash(ReplicaId(2), 1, hash);
+    assert!(!replica.compare());
+    // What was said of this rest counts until the next one, that of indexes without hash does not.
+    replica.state.apply(&Machine, &[entry(2, 1, 0), entry(3, 1, 0)]).unwrap();
+    replica.applied = 3;
+    replica.note_hash(ReplicaId(2), 2, 9);
+    assert!(!replica.compare() && !replica.diverged);
+    assert_eq!(replica.heard.keys().copied().collect::<Vec<_>>(), [1]);
+    // A majority has another state.
+    assert_eq!(said(&mut replica, 64), 1);
+    replica.note_hash(ReplicaId(2), 3, 9);
+    assert!(!replica.compare() && replica.disputed, "one each");
+    replica.note_hash(ReplicaId(3), 3, 9);
+    assert!(replica.compare());
+}
+
 /// A follower of replica 2, which leads in term 3, with entries of `bytes` each behind nothing, of these terms.
 fn follower(budget: &Arc<Budget>, terms: &[u64], bytes: usize) -> Replica {
     let mut replica = voter_in(&[], budget);

@@ -4,7 +4,7 @@
 use crate::machine::{Lists, numbers};
 use bytes::Bytes;
 use consensus::client::Session;
-use consensus::{Bootstrap, Client, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
+use consensus::{Bootstrap, Client, GroupSpec, Host, HostDrive, ReplicaPlace, Settings, StateMachine};
 use protocol::{ClusterId, CommandId, DriveId, GroupId, NodeId, ReplicaId, WriterId};
 use runtime::disk::Disk;
 use runtime::rpc::{Rpc, Secret};
@@ -27,6 +27,8 @@ pub struct Cluster {
     pub nodes: BTreeMap<u64, Node>,
     pub groups: Vec<GroupSpec>,
     pub settings: Settings,
+    /// The machine of each node's replicas.
+    machine: fn(u64) -> Arc<dyn StateMachine>,
 }
 
 pub fn quick() -> Settings {
@@ -39,11 +41,15 @@ pub fn within(seconds: u64) -> Instant {
 
 impl Cluster {
     pub async fn start(nodes: u64, groups: u64, settings: Settings) -> Cluster {
+        Cluster::start_with(nodes, groups, settings, |_| Arc::new(Lists)).await
+    }
+
+    pub async fn start_with(nodes: u64, groups: u64, settings: Settings, machine: fn(u64) -> Arc<dyn StateMachine>) -> Cluster {
         let place = |node| ReplicaPlace { replica: ReplicaId(node), node: NodeId(node), drive: DriveId(node) };
         let voters: Vec<ReplicaPlace> = (1..=nodes).map(place).collect();
         let groups = (1..=groups).map(|group| GroupSpec { group: GroupId(group), voters: voters.clone() }).collect();
         let folders = (0..nodes).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut cluster = Cluster { folders, nodes: BTreeMap::new(), groups, settings };
+        let mut cluster = Cluster { folders, nodes: BTreeMap::new(), groups, settings, machine };
         for node in 1..=nodes {
             cluster.open(node, Bootstrap::First).await;
         }
@@ -70,7 +76,9 @@ impl Cluster {
         }
         let disk = runtime::disk::open_folder(self.folders[node as usize - 1].path()).unwrap();
         let drives = vec![HostDrive { drive: DriveId(node), disk: fitted(disk), bootstrap }];
-        let (host, failed) = Host::open_with(self.settings.clone(), rpc.clone(), drives, self.groups.clone(), |_| Arc::new(Lists)).await;
+        let machine = self.machine;
+        let machine = move |_| machine(node);
+        let (host, failed) = Host::open_with(self.settings.clone(), rpc.clone(), drives, self.groups.clone(), machine).await;
         assert!(failed.is_empty(), "{failed:?}");
         self.nodes.insert(node, Node { rpc, _listening: listening, host });
     }
