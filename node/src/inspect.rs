@@ -38,6 +38,14 @@ pub fn lost_drives(root: &MemoryRows) -> Vec<DriveId> {
     }
 }
 
+/// What these rows of the root group say of the buckets that are being created, deleted or set.
+pub fn unfinished_buckets(root: &MemoryRows) -> Vec<String> {
+    match ask(root, &Query::UnfinishedBuckets) {
+        Some(Reply::Buckets(buckets)) => buckets.iter().map(|bucket| format!("{bucket:?}")).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// The volumes that these rows of the root group call open.
 pub fn open_volumes(root: &MemoryRows) -> Vec<Volume> {
     let Some(Reply::Unsealed(unsealed)) = ask(root, &Query::Unsealed) else { return Vec::new() };

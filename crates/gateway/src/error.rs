@@ -191,7 +191,7 @@ pub fn no_such_upload() -> S3Error {
     )
 }
 
-fn slow_down() -> S3Error {
+pub fn slow_down() -> S3Error {
     s3_error!(SlowDown, "Please reduce your request rate.")
 }
 

@@ -2,6 +2,7 @@
 
 mod admission;
 mod body;
+mod buckets;
 mod chunks;
 mod conditions;
 mod digest;

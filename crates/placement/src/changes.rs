@@ -278,7 +278,8 @@ fn changed(rows: &RowsMut<'_>, command: &[u8]) -> Option<Change> {
         | Command::BeginSetVersioning { name, .. }
         | Command::FinishSetVersioning { name, .. }
         | Command::BeginSetLifecycle { name, .. }
-        | Command::FinishSetLifecycle { name, .. } => {
+        | Command::FinishSetLifecycle { name, .. }
+        | Command::TakeOverBucket { name, .. } => {
             let bucket = buckets::find_mut(rows, &name);
             Some(Change::Bucket { name, bucket })
         }
@@ -443,7 +444,7 @@ mod tests {
             let leaves = row.voters.first().map_or(ReplicaId(1), |voter| voter.replica);
             let spare = DriveId::at_bootstrap(NodeId(1), u16::from(which % 8));
             let (access_key, salt) = (format!("ACCESSKEY{:08}", which % 3), [which / 16; 16]);
-            match kind % 20 {
+            match kind % 21 {
                 0 => Command::BeginCreateBucket { name, owner: "ann".into(), created_ms: 1 },
                 1 => Command::FinishCreateBucket { name, attempt },
                 2 => Command::BeginDeleteBucket { name },
@@ -468,6 +469,7 @@ mod tests {
                     Command::NoteMembers { members: known.refounded(NodeId(1), spare, 0, 0).expect("ids are left") }
                 }
                 19 => Command::FormerTold { group, replica: row.former.first().map_or(leaves, |former| former.replica) },
+                20 => Command::TakeOverBucket { name, attempt },
                 _ => Command::OpenWriter,
             }
         }

@@ -15,7 +15,7 @@ mod watching;
 use crate::cache::Cached;
 use crate::commands::{Command, Query, Reply};
 use crate::leader::{Ask, HEARTBEAT, Road, Told, error_of};
-use crate::service::{decoded, unexpected};
+use crate::service::{applied, applied_somehow, decoded, unexpected};
 use crate::{Bootstrap, Bucket, BucketState, Error, Health, Heartbeat};
 use bytes::Bytes;
 use caches::{Caches, Handed, is_later};
@@ -190,6 +190,25 @@ impl Client {
     /// was reopened everywhere: make it live again.
     pub async fn finish_delete_bucket(&self, name: &str, attempt: u64, removed: bool, deadline: Instant) -> Result<(), Error> {
         self.done(name, Command::FinishDeleteBucket { name: name.to_string(), attempt, removed }, deadline).await
+    }
+
+    /// Go on, under a new attempt, with the creation or deletion that stands under `attempt`. [`Error::StaleAttempt`] if that was ended, or
+    /// somebody has begun another.
+    pub async fn take_over_bucket(&self, name: &str, attempt: u64, deadline: Instant) -> Result<Bucket, Error> {
+        let taken = self.bucket_command(Command::TakeOverBucket { name: name.to_string(), attempt }, deadline).await;
+        self.forget_bucket(name);
+        if let Ok(taken) = &taken {
+            runtime::probe::never_twice("bucket attempt", &[taken.attempt]);
+        }
+        taken
+    }
+
+    /// Buckets that are being created, deleted or set, the first 1000.
+    pub async fn unfinished_buckets(&self, deadline: Instant) -> Result<Vec<Bucket>, Error> {
+        match self.query(Query::UnfinishedBuckets, deadline).await? {
+            (_, Reply::Buckets(buckets)) => Ok(buckets),
+            (_, other) => Err(unexpected(&other)),
+        }
     }
 
     /// Begin to set the versioning of a live bucket under a new attempt; `None`: go on with the setting that is under way.
@@ -375,7 +394,7 @@ impl Client {
     async fn bucket_command(&self, command: Command, deadline: Instant) -> Result<Bucket, Error> {
         match self.command(command, deadline).await? {
             (_, Reply::Bucket(bucket)) => Ok(bucket),
-            (_, other) => Err(unexpected(&other)),
+            (_, other) => Err(applied_somehow(&other)),
         }
     }
 
@@ -384,7 +403,7 @@ impl Client {
         self.forget_bucket(name);
         match reply? {
             (_, Reply::Done) => Ok(()),
-            (_, other) => Err(unexpected(&other)),
+            (_, other) => Err(applied_somehow(&other)),
         }
     }
 
@@ -396,7 +415,7 @@ impl Client {
             let turn = self.inner.sessions.begin(async || self.open_writer(deadline).await).await?;
             let answer = self.inner.groups.propose(ROOT, Some(turn.session()), bytes.clone(), deadline).await.map_err(error_of);
             drop(turn);
-            match answer.and_then(|answer| decoded(&answer)) {
+            match answer.and_then(|answer| applied(&answer)) {
                 Ok(answer) => return Ok(answer),
                 Err(error @ (Error::Unavailable(_) | Error::Busy)) => pause(deadline, error).await?,
                 Err(error) => return Err(error),

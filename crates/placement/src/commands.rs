@@ -66,6 +66,8 @@ pub enum Command {
     NoteMembers { members: Members },
     /// A former replica of a group that was founded anew has been told so.
     FormerTold { group: GroupId, replica: ReplicaId },
+    /// Go on, under a new attempt, with the creation or deletion that stands under this one.
+    TakeOverBucket { name: String, attempt: u64 },
 }
 
 /// What is asked without changing anything.
@@ -104,6 +106,8 @@ pub enum Query {
     },
     /// All identities.
     Identities,
+    /// Buckets that are being created, deleted or set.
+    UnfinishedBuckets,
 }
 
 /// What a command or query came to.

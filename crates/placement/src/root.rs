@@ -100,6 +100,7 @@ impl StateMachine for Root {
             Ok(Query::BucketTags { name }) => bucket_settings::query_tags(rows, &name),
             Ok(Query::BucketLifecycle { name }) => bucket_settings::query_lifecycle(rows, &name),
             Ok(Query::Identities) => Ok(identities::query(rows)),
+            Ok(Query::UnfinishedBuckets) => Ok(buckets::query_unfinished(rows)),
             Err(error) => Err(Error::Malformed(error.to_string())),
         };
         wire::encode(&Answer { revision: counters.revision, result })
@@ -133,6 +134,7 @@ fn apply_command(rows: &mut RowsMut<'_>, counters: &mut Counters, command: Comma
         Command::RotateIdentity { access_key, salt } => identities::rotate(rows, &access_key, salt),
         Command::SetIdentityEnabled { access_key, enabled } => identities::set_enabled(rows, &access_key, enabled),
         Command::RemoveIdentity { access_key } => identities::remove(rows, &access_key),
+        Command::TakeOverBucket { name, attempt } => buckets::take_over(rows, counters, &name, attempt),
     }
 }
 

@@ -471,6 +471,17 @@ pub(crate) fn decoded(answer: &[u8]) -> Result<(u64, Reply), Error> {
     Ok((answer.revision, answer.result?))
 }
 
+/// The answer to a command, which was applied, whatever it did: one that this program cannot read is no refusal.
+pub(crate) fn applied(answer: &[u8]) -> Result<(u64, Reply), Error> {
+    let answer: Answer = wire::decode(answer).map_err(|error| Error::Unknown(error.to_string()))?;
+    Ok((answer.revision, answer.result?))
+}
+
+/// A command was applied, and its reply is of another kind than this program knows.
+pub(crate) fn applied_somehow(reply: &Reply) -> Error {
+    Error::Unknown(format!("unexpected reply {reply:?}"))
+}
+
 pub(crate) fn unexpected(reply: &Reply) -> Error {
     Error::Malformed(format!("unexpected reply {reply:?}"))
 }

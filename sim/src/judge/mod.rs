@@ -3,6 +3,7 @@
 //! and judges all when it is over.
 
 mod acknowledged;
+mod buckets;
 mod caches;
 mod claims;
 mod drives;
@@ -252,6 +253,9 @@ impl Judge {
         found.extend(replicas::compare_rows(&self.cluster, &touched).await);
         found.extend(log_files::judge(&self.cluster, &self.drives, &touched).await);
         found.extend(caches::judge(&self.cluster, |kept| caches::differing(kept, self.advanced().logs.root().rows())).await);
+        if !self.beyond_budget() {
+            found.extend(buckets::judge(|| node::inspect::unfinished_buckets(self.advanced().logs.root().rows())).await);
+        }
         if self.scenario.expect.memory_bounded {
             found.extend(memory::judge(&self.cluster).await);
         }

@@ -1,21 +1,10 @@
 //! Buckets: Create, Head, Delete, List, GetBucketLocation.
-//!
-//! Creating and deleting run under an attempt number of the root group, one at a time (I10): partitions are opened before the
-//! bucket is live, and closed and proved empty before it is removed. Whoever finds the work of a dead attempt goes on with it.
 
-use super::{OWNER, Operations, not_implemented, reference, soon, timestamp};
+use super::{OWNER, Operations, not_implemented, soon, timestamp};
 use crate::error;
-use placement::BucketState;
-use runtime::probe::waypoint;
-use runtime::time::Instant;
 use s3s::dto::*;
-use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
-use std::time::Duration;
+use s3s::{S3Request, S3Response, S3Result, s3_error};
 
-/// A DeleteBucket makes new attempts for so long: one that is given up leaves the bucket closed to writers.
-const DELETE_WAIT: Duration = Duration::from_secs(12);
-/// Between two attempts.
-const DELETE_PAUSE: Duration = Duration::from_millis(250);
 /// Pages of the bucket list that one ListBuckets with a prefix may walk.
 const PAGES_MAX: usize = 100;
 /// Most buckets in one answer, as S3 has it.
@@ -41,38 +30,8 @@ impl Operations {
                 ));
             }
         }
-        let deadline = soon();
-        // Once more if another creation of the same name overtook this one: it is then live, and the second attempt says so.
-        for last in [false, true] {
-            match self.try_create(&input.bucket, deadline).await {
-                Err(error) if !last && error.code() == &s3s::S3ErrorCode::OperationAborted => {}
-                other => {
-                    other?;
-                    break;
-                }
-            }
-        }
+        self.buckets.create(&input.bucket, OWNER).await?;
         Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
-    }
-
-    async fn try_create(&self, name: &str, deadline: Instant) -> S3Result<()> {
-        let placement = &self.cluster.placement;
-        let bucket = match placement.begin_create_bucket(name, OWNER, runtime::time::wall_ms(), deadline).await {
-            Ok(bucket) => bucket,
-            Err(placement::Error::BucketExists { owner }) if owner == OWNER => {
-                return Err(s3_error!(
-                    BucketAlreadyOwnedByYou,
-                    "Your previous request to create the named bucket succeeded and you already own it."
-                ));
-            }
-            Err(other) => return Err(error::of_placement(other)),
-        };
-        waypoint("bucket-creation-begun").await;
-        self.cluster.metadata.open_bucket(&reference(&bucket), bucket.attempt, deadline).await.map_err(error::of_metadata)?;
-        waypoint("bucket-creation-open-everywhere").await;
-        placement.finish_create_bucket(name, bucket.attempt, deadline).await.map_err(error::of_placement)?;
-        placement.forget_bucket(name);
-        Ok(())
     }
 
     pub(super) async fn head_bucket(&self, req: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
@@ -91,69 +50,8 @@ impl Operations {
     }
 
     pub(super) async fn delete_bucket(&self, req: S3Request<DeleteBucketInput>) -> S3Result<S3Response<DeleteBucketOutput>> {
-        let name = &req.input.bucket;
-        let patience = runtime::time::now() + DELETE_WAIT;
-        // Whatever a failed attempt left half closed, the next one closes again, and then removes or reopens. Nothing is opened
-        // in between: another attempt may have proved the bucket empty and be removing it.
-        let attempt = loop {
-            match self.try_empty(name).await {
-                Ok(Some(attempt)) => break attempt,
-                Ok(None) => return Err(s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty")),
-                Err(error) if error.status_code() != Some(http::StatusCode::SERVICE_UNAVAILABLE) => return Err(error),
-                Err(error) => pause(name, patience, error).await?,
-            }
-        };
-        self.remove(name, attempt, patience).await?;
+        self.buckets.delete(&req.input.bucket).await?;
         Ok(S3Response::with_status(DeleteBucketOutput::default(), http::StatusCode::NO_CONTENT))
-    }
-
-    /// One attempt: close everywhere; if that proved it empty, remove it from the partitions, else reopen. Returns the attempt
-    /// under which the root group is to remove it, if it was empty.
-    async fn try_empty(&self, name: &str) -> S3Result<Option<u64>> {
-        let deadline = soon();
-        let (placement, metadata) = (&self.cluster.placement, &self.cluster.metadata);
-        let bucket = placement.begin_delete_bucket(name, deadline).await.map_err(error::of_placement)?;
-        waypoint("bucket-deletion-begun").await;
-        let (partitions, attempt) = (reference(&bucket), bucket.attempt);
-        let empty = metadata.close_bucket(&partitions, attempt, deadline).await.map_err(error::of_metadata)?;
-        waypoint("bucket-deletion-closed-everywhere").await;
-        if empty {
-            metadata.remove_bucket(&partitions, attempt, deadline).await.map_err(error::of_metadata)?;
-            waypoint("bucket-deletion-removed-everywhere").await;
-            return Ok(Some(attempt));
-        }
-        match metadata.open_bucket(&partitions, attempt, deadline).await {
-            // A later attempt is at work: the bucket is its to open.
-            Err(metadata::Error::StaleAttempt) => return Ok(None),
-            opened => opened.map_err(error::of_metadata)?,
-        }
-        match placement.finish_delete_bucket(name, attempt, false, deadline).await {
-            Ok(()) | Err(placement::Error::StaleAttempt) => Ok(None),
-            Err(error) => Err(error::of_placement(error)),
-        }
-    }
-
-    /// Have the root group remove the bucket under `attempt`, and under no other: once that was asked and not answered, a new
-    /// attempt would meet no bucket, or the next one of the name, and could not know who removed the first.
-    async fn remove(&self, name: &str, attempt: u64, patience: Instant) -> S3Result<()> {
-        let mut unanswered = false;
-        loop {
-            let error = match self.cluster.placement.finish_delete_bucket(name, attempt, true, soon()).await {
-                Ok(()) => return Ok(()),
-                // That request removed it, or another deletion overtook it and answers so itself: both may not.
-                Err(placement::Error::NoSuchBucket | placement::Error::StaleAttempt) if unanswered => {
-                    runtime::probe!("bucket-removed-by-whom-is-unknown");
-                    return Err(s3_error!(ServiceUnavailable, "It is not known whether this request or another one deleted the bucket."));
-                }
-                Err(error) => error,
-            };
-            unanswered |= matches!(error, placement::Error::Unknown(_));
-            let error = error::of_placement(error);
-            if error.status_code() != Some(http::StatusCode::SERVICE_UNAVAILABLE) {
-                return Err(error);
-            }
-            pause(name, patience, error).await?;
-        }
     }
 
     pub(super) async fn list_buckets(&self, req: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
@@ -180,7 +78,8 @@ impl Operations {
             if let Some(last) = page.last() {
                 after = last.name.clone();
             }
-            found.extend(page.into_iter().filter(|bucket| bucket.state == BucketState::Live && bucket.name.starts_with(&prefix)));
+            // One that is being deleted is there until it is removed.
+            found.extend(page.into_iter().filter(|bucket| bucket.name.starts_with(&prefix)));
         }
         let truncated = found.len() > max;
         found.truncate(max);
@@ -201,17 +100,6 @@ impl Operations {
             prefix: input.prefix,
         }))
     }
-}
-
-/// Wait before a deletion goes on, or fail with `error` if it took too long.
-async fn pause(name: &str, patience: Instant, error: S3Error) -> S3Result<()> {
-    if runtime::time::now() >= patience {
-        runtime::probe!("bucket-left-closed");
-        tracing::warn!(bucket = %name, "a bucket stays closed to writers until it is deleted again");
-        return Err(error);
-    }
-    runtime::time::sleep(DELETE_PAUSE).await;
-    Ok(())
 }
 
 /// S3's rules for new names, and the endings that it keeps to itself.

@@ -15,6 +15,7 @@ mod versions;
 pub(crate) use versions::{Order, interleave};
 
 use crate::admission::Admission;
+use crate::buckets::{Buckets, reference, soon};
 use crate::error;
 use crate::read::ReadPath;
 use crate::revision;
@@ -26,7 +27,7 @@ use crate::{Cluster, Settings};
 use http::{HeaderMap, HeaderValue};
 use metadata::BucketRef;
 use placement::{Bucket, BucketState};
-use protocol::limits::{KEY_BYTES_MAX, PUT_WAIT, USER_METADATA_BYTES_MAX};
+use protocol::limits::{KEY_BYTES_MAX, USER_METADATA_BYTES_MAX};
 use protocol::record::Headers;
 use protocol::{Body, Marker, Record, Revision, Version, Versioning};
 use runtime::probe::waypoint;
@@ -46,6 +47,7 @@ pub struct Operations {
     day_ms: u64,
     cluster: Cluster,
     admission: Arc<Admission>,
+    buckets: Buckets,
     write: WritePath,
     read: Arc<ReadPath>,
     /// For copies: the largest piece that is read at a time.
@@ -60,7 +62,9 @@ impl Operations {
         let read = ReadPath::new(cluster.clone(), admission.clone(), suspects.clone());
         let inline = settings.inline_bytes_max.min(protocol::limits::COMMAND_BYTES_MAX / 2);
         let write = WritePath::new(cluster.clone(), admission.clone(), volumes, suspects, settings.blob_bytes, inline);
-        Operations { region: settings.region, day_ms: settings.day_ms, cluster, admission, write, read, blob_bytes: settings.blob_bytes }
+        let buckets = Buckets::new(&cluster);
+        let Settings { region, day_ms, blob_bytes, .. } = settings;
+        Operations { region, day_ms, cluster, admission, buckets, write, read, blob_bytes }
     }
 
     /// The bound of the bytes of bodies.
@@ -169,15 +173,6 @@ fn marker_error(bucket: &BucketRef, marker: Marker, named: Option<Named>) -> S3E
         error::no_such_key()
     };
     revision::with_headers(error, headers)
-}
-
-fn reference(bucket: &Bucket) -> BucketRef {
-    BucketRef { id: bucket.id, partitions: bucket.partitions.clone() }
-}
-
-/// The deadline of a request that carries no body.
-fn soon() -> Instant {
-    runtime::time::now() + PUT_WAIT
 }
 
 fn check_key(key: &str) -> S3Result<()> {

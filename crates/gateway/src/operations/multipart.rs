@@ -323,20 +323,18 @@ impl Operations {
         let upload_marker = input.upload_id_marker.as_deref().filter(|marker| !marker.is_empty() && key_marker.is_some());
         let invalid = |_| s3_error!(InvalidArgument, "Invalid uploadId marker");
         let after_upload = upload_marker.map(upload_id).transpose().map_err(invalid)?;
-        let query = if max == 0 || !possible_prefix(&prefix) {
-            UploadQuery { max: 0, ..UploadQuery::default() }
+        // Even a page of nothing must prove that the bucket exists.
+        let nothing = max == 0 || !possible_prefix(&prefix);
+        let query = if nothing {
+            UploadQuery { max: 1, ..UploadQuery::default() }
         } else {
             UploadQuery { prefix: prefix.clone(), delimiter: delimiter.clone(), after_key: key_marker.clone(), after_upload, max }
         };
         let deadline = soon();
-        let page = if query.max == 0 {
-            self.bucket(&input.bucket, deadline).await?;
-            metadata::UploadPage::default()
-        } else {
-            let (metadata, query) = (&self.cluster.metadata, &query);
-            let list = |bucket: BucketRef| async move { metadata.list_uploads(&bucket, query.clone(), deadline).await };
-            self.in_bucket(&input.bucket, deadline, list).await?.1
-        };
+        let (metadata, query) = (&self.cluster.metadata, &query);
+        let list = |bucket: BucketRef| async move { metadata.list_uploads(&bucket, query.clone(), deadline).await };
+        let (_, listed) = self.in_bucket(&input.bucket, deadline, list).await?;
+        let page = if nothing { metadata::UploadPage::default() } else { listed };
         let (next_key, next_upload) = next_markers(&page);
         let owner = Owner { id: Some(OWNER.into()), display_name: Some(OWNER.into()) };
         let uploads = page

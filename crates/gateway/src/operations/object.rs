@@ -199,7 +199,6 @@ impl Operations {
                 "The XML you provided was not well-formed or did not validate against our published schema"
             ));
         }
-        // A bucket that does not exist is one error, not a thousand.
         self.bucket(&input.bucket, soon()).await?;
         let bucket = input.bucket.as_str();
         let results = futures::stream::iter(objects.into_iter().map(|object| async move {
@@ -207,6 +206,11 @@ impl Operations {
             (object, result)
         }));
         let results: Vec<_> = results.buffered(DELETES).collect().await;
+        // A bucket that does not exist is one error, not a thousand; that it was known here says little.
+        let none = |(_, result): &(_, S3Result<Deleted>)| result.as_ref().is_err_and(|error| error.code() == &S3ErrorCode::NoSuchBucket);
+        if results.iter().all(none) {
+            return Err(error::no_such_bucket());
+        }
         let mut deleted = Vec::new();
         let mut errors = Vec::new();
         for (object, result) in results {

@@ -2,7 +2,7 @@
 
 use super::Client;
 use crate::commands::{Command, Query, Reply};
-use crate::service::unexpected;
+use crate::service::{applied_somehow, unexpected};
 use crate::{BucketLifecycle, Error};
 use protocol::Lifecycle;
 use runtime::time::Instant;
@@ -12,7 +12,7 @@ impl Client {
     pub async fn set_bucket_tags(&self, name: &str, tags: Vec<(String, String)>, deadline: Instant) -> Result<(), Error> {
         match self.command(Command::SetBucketTags { name: name.to_string(), tags }, deadline).await? {
             (_, Reply::Done) => Ok(()),
-            (_, other) => Err(unexpected(&other)),
+            (_, other) => Err(applied_somehow(&other)),
         }
     }
 

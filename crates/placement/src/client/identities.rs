@@ -5,7 +5,7 @@ use crate::Error;
 use crate::cache::Cached;
 use crate::commands::{Command, Query, Reply};
 use crate::root::identities::{Identity, SALT_BYTES};
-use crate::service::unexpected;
+use crate::service::{applied_somehow, unexpected};
 use runtime::sync::Mutex;
 use runtime::time::{Instant, now, timeout_at};
 
@@ -39,7 +39,7 @@ impl Client {
     pub async fn remove_identity(&self, access_key: &str, deadline: Instant) -> Result<(), Error> {
         match self.command(Command::RemoveIdentity { access_key: access_key.to_owned() }, deadline).await? {
             (_, Reply::Done) => Ok(()),
-            (_, other) => Err(unexpected(&other)),
+            (_, other) => Err(applied_somehow(&other)),
         }
     }
 
@@ -113,6 +113,6 @@ impl Client {
 fn identity_of(reply: Reply) -> Result<Identity, Error> {
     match reply {
         Reply::Identity(identity) => Ok(identity),
-        other => Err(unexpected(&other)),
+        other => Err(applied_somehow(&other)),
     }
 }

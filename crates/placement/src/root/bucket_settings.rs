@@ -105,6 +105,11 @@ pub(super) fn query_lifecycle(rows: &Rows<'_>, name: &str) -> Result<Reply, Erro
     Ok(Reply::Lifecycle(Box::new(BucketLifecycle { bucket, set: row.set, setting: row.setting })))
 }
 
+/// Whether a setting of its lifecycle is under way.
+pub(super) fn is_lifecycle_being_set(rows: &Rows<'_>, name: &str) -> bool {
+    decode_row::<LifecycleRow>(rows.get(&key(LIFECYCLE, name))).is_some_and(|row| row.setting.is_some())
+}
+
 /// The bucket is gone, and with it all that was set for it.
 pub(super) fn remove(rows: &mut RowsMut<'_>, name: &str) {
     for family in [TAGS, LIFECYCLE] {

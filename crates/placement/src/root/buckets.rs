@@ -107,6 +107,20 @@ pub(super) fn finish_delete(
     }
 }
 
+/// Go on with what stands under `attempt`, under a new one: nobody has begun anything since.
+pub(super) fn take_over(rows: &mut RowsMut<'_>, counters: &mut Counters, name: &str, attempt: u64) -> Result<Verdict, Error> {
+    let bucket = of_attempt(rows, name, attempt)?;
+    match bucket.state {
+        BucketState::Creating | BucketState::Deleting => runtime::probe!("placement: a bucket that was left half done was taken over"),
+        // It was finished under that attempt.
+        BucketState::Live => return Err(Error::StaleAttempt),
+    }
+    counters.attempt += 1;
+    let bucket = Bucket { attempt: counters.attempt, ..bucket };
+    store(rows, &bucket);
+    Ok(Verdict::Changed(Reply::Bucket(bucket)))
+}
+
 pub(super) fn begin_set_versioning(
     rows: &mut RowsMut<'_>,
     counters: &mut Counters,
@@ -169,6 +183,20 @@ pub(super) fn query_page(rows: &Rows<'_>, after: &str, max: u32) -> Reply {
         });
     }
     Reply::Buckets(page)
+}
+
+/// Buckets that are being created, deleted or set, the first [`LIST_BUCKETS_MAX`] of them.
+pub(super) fn query_unfinished(rows: &Rows<'_>) -> Reply {
+    let mut found = Vec::new();
+    rows.scan(PREFIX, PREFIX_END, &mut |_, value| {
+        let bucket: Option<Bucket> = decode_row(Some(bytes::Bytes::copy_from_slice(value)));
+        let unfinished = |bucket: &Bucket| {
+            bucket.state != BucketState::Live || bucket.setting.is_some() || bucket_settings::is_lifecycle_being_set(rows, &bucket.name)
+        };
+        found.extend(bucket.filter(unfinished));
+        found.len() < LIST_BUCKETS_MAX
+    });
+    Reply::Buckets(found)
 }
 
 /// The bucket, if `attempt` is the one that it stands under.
@@ -255,6 +283,7 @@ mod tests {
                     };
                     model.apply(Command::BeginSetVersioning { name, versioning })
                 }
+                "take-over" => model.apply(Command::TakeOverBucket { name, attempt }),
                 "finish-set" => model.apply(Command::FinishSetVersioning { name, attempt }),
                 "show" => model.query(Query::Bucket { name }),
                 other => panic!("{other}"),
@@ -333,6 +362,70 @@ mod tests {
              remove a 4: Done\n\
              show a: NoSuchBucket\n"
         );
+    }
+
+    #[test]
+    fn what_was_left_half_done_is_taken_over_by_one_and_only_as_it_stands() {
+        let trace = transcript(
+            &mut Model::founded(1, 1, 6),
+            "create a ann
+             take-over a 1
+             take-over a 1
+             finish-create a 1
+             finish-create a 2
+             take-over a 2
+             delete a
+             take-over a 3
+             reopen a 3
+             remove a 4
+             take-over a 4
+             create a bob
+             take-over a 4
+             show a",
+        );
+        assert_eq!(
+            trace,
+            "create a ann: Creating id 1 attempt 1 of ann\n\
+             take-over a 1: Creating id 1 attempt 2 of ann\n\
+             take-over a 1: StaleAttempt\n\
+             finish-create a 1: StaleAttempt\n\
+             finish-create a 2: Done\n\
+             take-over a 2: StaleAttempt\n\
+             delete a: Deleting id 1 attempt 3 of ann\n\
+             take-over a 3: Deleting id 1 attempt 4 of ann\n\
+             reopen a 3: StaleAttempt\n\
+             remove a 4: Done\n\
+             take-over a 4: NoSuchBucket\n\
+             create a bob: Creating id 2 attempt 5 of bob\n\
+             take-over a 4: StaleAttempt\n\
+             show a: Creating id 2 attempt 5 of bob\n"
+        );
+    }
+
+    #[test]
+    fn buckets_that_are_half_done_are_named_and_no_others() {
+        let mut model = Model::founded(1, 1, 6);
+        let named = |model: &Model| match model.query(Query::UnfinishedBuckets).result {
+            Ok(Reply::Buckets(buckets)) => buckets.into_iter().map(|bucket| bucket.name).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        let trace = "create a ann
+             create b ann
+             create c ann
+             create d ann
+             finish-create b 2
+             finish-create c 3
+             finish-create d 4
+             delete c
+             set d enabled";
+        transcript(&mut model, trace);
+        assert_eq!(named(&model), ["a", "c", "d"]);
+        let set = Command::BeginSetLifecycle { name: "b".into(), lifecycle: Some(protocol::Lifecycle::default()) };
+        let Ok(Reply::Lifecycle(begun)) = model.apply(set).result else { panic!("not begun") };
+        assert_eq!(named(&model), ["a", "b", "c", "d"]);
+        model.apply(Command::FinishSetLifecycle { name: "b".into(), attempt: begun.bucket.attempt }).result.unwrap();
+        transcript(&mut model, "finish-create a 1\nreopen c 5\nfinish-set d 6");
+        assert_eq!(named(&model), [""; 0]);
     }
 
     #[test]
@@ -484,7 +577,8 @@ mod tests {
                 let name = format!("n{}", name % 3);
                 let before = model.query(Query::Bucket { name: name.clone() }).result;
                 let attempt = last_attempt - u64::from(back % 3).min(last_attempt);
-                let command = match verb % 7 {
+                let command = match verb % 8 {
+                    7 => Command::TakeOverBucket { name: name.clone(), attempt },
                     5 => Command::BeginSetVersioning { name: name.clone(), versioning: Some(Versioning::Enabled) },
                     6 => Command::FinishSetVersioning { name: name.clone(), attempt },
                     0 => begin(&name, "o"),
