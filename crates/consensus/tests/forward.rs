@@ -14,7 +14,6 @@ use machine::{append, numbers};
 use protocol::limits::COMMAND_BYTES_MAX;
 use protocol::{DriveId, GroupId, NodeId, ReplicaId};
 use runtime::time;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The one with all its voters on the node that stays.
@@ -34,8 +33,7 @@ fn what_many_groups_cannot_commit_is_written_forward_piece_by_piece() {
     runtime::process::block_on(async {
         // All of it lies in the first segment, and the leader of a group takes 3 s to find that it is alone.
         let settings = Settings { segment_bytes: 64 << 20, segments_max: 1, election_ticks: 150, ..quick() };
-        let folders = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut cluster = Cluster { folders, nodes: BTreeMap::new(), groups: groups(), settings };
+        let mut cluster = Cluster::closed(2, groups(), settings);
         cluster.open(1, Bootstrap::First).await;
         cluster.open(2, Bootstrap::First).await;
         let end = within(60);

@@ -40,6 +40,12 @@ pub fn within(seconds: u64) -> Instant {
 }
 
 impl Cluster {
+    /// With so many folders, and no node that runs.
+    pub fn closed(nodes: u64, groups: Vec<GroupSpec>, settings: Settings) -> Cluster {
+        let folders = (0..nodes).map(|_| tempfile::tempdir().unwrap()).collect();
+        Cluster { folders, nodes: BTreeMap::new(), groups, settings, machine: |_| Arc::new(Lists) }
+    }
+
     pub async fn start(nodes: u64, groups: u64, settings: Settings) -> Cluster {
         Cluster::start_with(nodes, groups, settings, |_| Arc::new(Lists)).await
     }
@@ -48,8 +54,7 @@ impl Cluster {
         let place = |node| ReplicaPlace { replica: ReplicaId(node), node: NodeId(node), drive: DriveId(node) };
         let voters: Vec<ReplicaPlace> = (1..=nodes).map(place).collect();
         let groups = (1..=groups).map(|group| GroupSpec { group: GroupId(group), voters: voters.clone() }).collect();
-        let folders = (0..nodes).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut cluster = Cluster { folders, nodes: BTreeMap::new(), groups, settings, machine };
+        let mut cluster = Cluster { machine, ..Cluster::closed(nodes, groups, settings) };
         for node in 1..=nodes {
             cluster.open(node, Bootstrap::First).await;
         }
