@@ -3,6 +3,8 @@
 
 #[cfg(madsim)]
 mod machine;
+#[cfg(madsim)]
+mod world;
 
 fn main() {
     #[cfg(madsim)]
@@ -12,14 +14,13 @@ fn main() {
 #[cfg(madsim)]
 mod simulated {
     use super::machine::{Lists, append, numbers};
+    use super::world::{self, address};
     use bytes::Bytes;
-    use consensus::{Bootstrap, Client, GroupSpec, Host, HostDrive, ReplicaPlace, Settings};
-    use protocol::{ClusterId, DriveId, GroupId, NodeId, ReplicaId};
-    use runtime::rpc::{Rpc, Secret};
+    use consensus::{Bootstrap, Client, GroupSpec, Host, HostDrive, Settings};
+    use protocol::{DriveId, GroupId};
+    use runtime::rpc::Rpc;
     use runtime::side::{self, Machine, SimDrive};
     use runtime::time::{self, sleep};
-    use std::collections::BTreeMap;
-    use std::net::{IpAddr, SocketAddr};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
@@ -51,19 +52,12 @@ mod simulated {
         side::run(side::Settings::new(1), scenario);
     }
 
-    fn address(node: u64) -> SocketAddr {
-        SocketAddr::new(IpAddr::from([10, 0, 0, node as u8]), 7000)
-    }
-
     fn rpc(node: u64) -> Rpc {
-        let peers: BTreeMap<_, _> = (1..=NODES + 1).map(|node| (NodeId(node), address(node))).collect();
-        let secret = Secret(b"secret".as_slice().into());
-        Rpc::new(runtime::rpc::Settings { node: NodeId(node), cluster: ClusterId(5), secret, listen: address(node), peers })
+        world::rpc(node, NODES + 1)
     }
 
     fn groups() -> Vec<GroupSpec> {
-        let place = |node| ReplicaPlace { replica: ReplicaId(node), node: NodeId(node), drive: DriveId(node) };
-        vec![GroupSpec { group: GROUP, voters: (1..=NODES).map(place).collect() }]
+        world::groups(1, NODES)
     }
 
     async fn node(number: u64, drive: SimDrive) {

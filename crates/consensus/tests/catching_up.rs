@@ -17,7 +17,7 @@ fn main() {
 #[cfg(madsim)]
 mod simulated {
     use super::machine::{Lists, append};
-    use super::world::{address, groups, rpc};
+    use super::world::{Arguments, address, groups, in_a_process, rpc};
     use consensus::host::ReplicaStatus;
     use consensus::{Bootstrap, Client, Host, HostDrive, Settings};
     use protocol::{DriveId, GroupId};
@@ -51,18 +51,13 @@ mod simulated {
     }
 
     pub fn main() {
-        side::pin_address_space();
-        let arguments: Vec<String> = std::env::args().collect();
-        let value = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| arguments[at + 1].clone());
-        let Some(seed) = value("--seed") else {
+        let Some(seed) = Arguments::of_this_process().number("--seed") else {
             for seed in 1..=4 {
-                let program = std::env::current_exe().expect("this program");
-                let status = std::process::Command::new(program).args(["--seed", &seed.to_string()]).status().expect("it runs");
-                assert!(status.success(), "seed {seed}");
+                let told = in_a_process(&["--seed", &seed.to_string()]).unwrap_or_else(|told| panic!("seed {seed}: {told}"));
+                print!("{told}");
             }
             return;
         };
-        let seed: u64 = seed.parse().expect("a number");
         side::run(side::Settings::new(seed), move || scenario(seed));
         println!("seed {seed}: {:016x}", side::event_hash());
     }

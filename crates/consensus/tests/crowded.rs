@@ -17,7 +17,7 @@ fn main() {
 #[cfg(madsim)]
 mod simulated {
     use super::machine::{Lists, append, numbers};
-    use super::world::{self, address};
+    use super::world::{self, Arguments, address, in_a_process};
     use bytes::Bytes;
     use consensus::client::{Error, Session};
     use consensus::{Bootstrap, Client, EntriesHeld, Host, HostDrive, Settings};
@@ -45,22 +45,14 @@ mod simulated {
     const BOUND: usize = BYTES / 2 * 3 + GROUPS as usize * (64 << 10) + (4 << 20);
 
     pub fn main() {
-        side::pin_address_space();
-        let arguments: Vec<String> = std::env::args().collect();
-        if let Some(at) = arguments.iter().position(|argument| argument == "--bytes") {
-            let bytes = arguments[at + 1].parse().expect("a number");
-            let most = side::run(side::Settings::new(1), move || scenario(bytes));
+        if let Some(bytes) = Arguments::of_this_process().number("--bytes") {
+            let most = side::run(side::Settings::new(1), move || scenario(bytes as usize));
             let probe = |name: &str| side::probes().into_iter().find(|(probe, _)| *probe == name).map_or(0, |(_, count)| count);
             let refused = probe("consensus-command-refused-for-memory");
             println!("{most} {refused} {} {:016x}", probe("consensus-append-shortened"), side::event_hash());
             return;
         }
-        let run = |bytes: usize| {
-            let program = std::env::current_exe().expect("this program");
-            let output = std::process::Command::new(program).args(["--bytes", &bytes.to_string()]).output().expect("a child");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8(output.stdout).expect("numbers")
-        };
+        let run = |bytes: usize| in_a_process(&["--bytes", &bytes.to_string()]).unwrap_or_else(|told| panic!("{told}"));
         let counts = |told: &str| -> Vec<usize> { told.split(' ').take(3).map(|number| number.parse().expect("a number")).collect() };
         let bounded = run(BYTES);
         let [most, refused, shortened] = counts(&bounded)[..] else { panic!("{bounded}") };

@@ -19,7 +19,7 @@ fn main() {
 #[cfg(madsim)]
 mod simulated {
     use super::machine::{Lists, append, numbers};
-    use super::world::{address, groups, rpc};
+    use super::world::{Arguments, address, groups, rpc};
     use bytes::Bytes;
     use consensus::client::Session;
     use consensus::host::ReplicaStatus;
@@ -40,13 +40,10 @@ mod simulated {
     const COMMANDS: u64 = 30;
 
     pub fn main() {
-        side::pin_address_space();
-        let arguments: Vec<String> = std::env::args().collect();
-        let value = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| arguments[at + 1].clone());
-        let number = |name: &str| value(name).map(|value| value.parse::<u64>().expect("a number"));
-        side::plant(value("--plant"));
-        let strike = |boundary| strike(boundary, number("--draw").unwrap_or(0));
-        if let Some(boundary) = number("--at") {
+        let arguments = Arguments::of_this_process();
+        side::plant(arguments.value("--plant"));
+        let strike = |boundary| strike(boundary, arguments.number("--draw").unwrap_or(0));
+        if let Some(boundary) = arguments.number("--at") {
             println!("struck: {}", strike(boundary));
             return;
         }

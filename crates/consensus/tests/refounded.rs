@@ -23,7 +23,7 @@ fn main() {
 #[cfg(madsim)]
 mod simulated {
     use super::machine::{Lists, append, numbers};
-    use super::world::{address, groups, place, rpc};
+    use super::world::{Arguments, address, groups, place, rpc};
     use bytes::Bytes;
     use consensus::client::Session;
     use consensus::host::ReplicaStatus;
@@ -65,12 +65,9 @@ mod simulated {
     }
 
     pub fn main() {
-        side::pin_address_space();
-        let arguments: Vec<String> = std::env::args().collect();
-        let value = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| arguments[at + 1].clone());
-        let number = |name: &str| value(name).map(|value| value.parse::<u64>().expect("a number"));
-        let strike = |boundary| strike(boundary, number("--draw").unwrap_or(0));
-        if let Some(boundary) = number("--at") {
+        let arguments = Arguments::of_this_process();
+        let strike = |boundary| strike(boundary, arguments.number("--draw").unwrap_or(0));
+        if let Some(boundary) = arguments.number("--at") {
             println!("struck: {}", strike(boundary));
             return;
         }

@@ -19,7 +19,7 @@ fn main() {
 #[cfg(madsim)]
 mod simulated {
     use super::machine::{Lists, append, numbers};
-    use super::world::{self, address};
+    use super::world::{self, Arguments, address, in_a_process};
     use bytes::Bytes;
     use consensus::client::{Error, Session};
     use consensus::host::ReplicaStatus;
@@ -38,12 +38,9 @@ mod simulated {
     const CLIENTS: u64 = 3;
 
     pub fn main() {
-        side::pin_address_space();
-        let arguments: Vec<String> = std::env::args().collect();
-        let value = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| arguments[at + 1].clone());
-        let planted = value("--plant");
-        if let Some(seed) = value("--seed") {
-            let seed: u64 = seed.parse().expect("a number");
+        let arguments = Arguments::of_this_process();
+        let planted = arguments.value("--plant");
+        if let Some(seed) = arguments.number("--seed") {
             side::plant(planted);
             let told = side::run(side::Settings::new(seed), move || scenario(seed));
             println!("{:016x} {told}", side::event_hash());
@@ -55,17 +52,14 @@ mod simulated {
             return;
         }
         let run = |seed: u64| {
-            let program = std::env::current_exe().expect("this program");
-            let mut command = std::process::Command::new(program);
-            command.args(["--seed", &seed.to_string()]);
+            let (seed, mut arguments) = (seed.to_string(), vec!["--seed"]);
+            arguments.push(&seed);
             if let Some(planted) = &planted {
-                command.args(["--plant", planted]);
+                arguments.extend(["--plant", planted]);
             }
-            let output = command.output().expect("a child");
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+            in_a_process(&arguments)
         };
-        let seeds = value("--seeds").map_or(4, |seeds| seeds.parse().expect("a number"));
+        let seeds = arguments.number("--seeds").unwrap_or(4);
         for seed in 1..=seeds {
             match (run(seed), &planted) {
                 (Ok(told), _) => println!("seed {seed}: {told}"),

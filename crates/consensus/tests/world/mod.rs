@@ -1,10 +1,38 @@
-//! Where the simulations' nodes are, and what is like in all of them.
+//! Where the simulations' nodes are, what they are called with, and what else is like in all of them.
+#![allow(dead_code, reason = "not every test needs all of it")]
 
 use consensus::{GroupSpec, ReplicaPlace};
 use protocol::{ClusterId, DriveId, GroupId, NodeId, ReplicaId};
 use runtime::rpc::{Rpc, Secret};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+
+/// What a simulation was called with: names that begin with `--`, each with its value behind it.
+pub struct Arguments(Vec<String>);
+
+impl Arguments {
+    /// Those of this process, whose addresses are made the same in each run.
+    pub fn of_this_process() -> Arguments {
+        runtime::side::pin_address_space();
+        Arguments(std::env::args().collect())
+    }
+
+    pub fn value(&self, name: &str) -> Option<String> {
+        self.0.iter().position(|argument| argument == name).map(|at| self.0[at + 1].clone())
+    }
+
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.value(name).map(|value| value.parse().expect("a number"))
+    }
+}
+
+/// What this program prints in a process of its own; else what it says of its failure.
+pub fn in_a_process(arguments: &[&str]) -> Result<String, String> {
+    let program = std::env::current_exe().expect("this program");
+    let output = std::process::Command::new(program).args(arguments).output().expect("a process");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
 
 pub fn address(node: u64) -> SocketAddr {
     SocketAddr::new(IpAddr::from([10, 0, 0, node as u8]), 7000)
