@@ -104,10 +104,15 @@ impl Slot {
     /// Blocks of a shard, each verified. Waits while too much is being read from the drive.
     pub async fn read(&self, blob: BlobId, first: u32, count: u32) -> Result<Blocks, Refusal> {
         let bytes = (count as usize).saturating_mul(SHARD_BLOCK_BYTES).min(READING_BYTES_MAX / 2);
-        let _permit = self.admission.reading.clone().acquire_many_owned(grains(bytes)).await.expect("never closed");
+        let permit = self.admission.reading.clone().acquire_many_owned(grains(bytes)).await.expect("never closed");
         self.open()?;
         let file = self.file.clone();
-        disk::run(&self.disk, move || file.read(blob, first, count)).await
+        // Held until the drive came to it, whoever still waits: what waits in the drive's queue is bounded by it.
+        let read = move || {
+            let _permit = permit;
+            file.read(blob, first, count)
+        };
+        disk::run_if_awaited(&self.disk, read).await
     }
 
     /// A page of at most [`LIST_PAGE_MAX`] shards after `after`. Only while the slot is fenced at `epoch`: then no shard
@@ -115,7 +120,7 @@ impl Slot {
     pub async fn list(&self, epoch: Epoch, after: Option<BlobId>) -> Result<Page, Refusal> {
         self.open()?;
         let file = self.file.clone();
-        disk::run(&self.disk, move || {
+        disk::run_if_awaited(&self.disk, move || {
             let page = file.list(after, LIST_PAGE_MAX)?;
             // Judged after reading: it was fenced all the while, as an epoch never comes back.
             match file.fence_state() {

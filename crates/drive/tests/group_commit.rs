@@ -151,3 +151,30 @@ fn a_fence_ends_what_is_in_flight_before_it_is_answered() {
         assert_eq!(slot.list(Epoch(3), None).await.unwrap_err(), Refusal::StaleEpoch { slot: Epoch(2) });
     });
 }
+
+#[test]
+fn reads_that_nobody_waits_for_are_never_made_and_hold_their_room_until_their_turn() {
+    block_on(async {
+        let (disk, drive) = drive().await;
+        let slot = drive.slot(AT).unwrap();
+        let (header, bytes) = shard(1, 100_000);
+        slot.append(blob(1), Epoch(1), header, bytes.clone()).await.unwrap();
+        disk.stall();
+        let start = || {
+            let slot = slot.clone();
+            task::spawn(async move { slot.read(blob(1), 0, 1).await })
+        };
+        let before = disk.reads();
+        let abandoned: Vec<_> = (0..100).map(|_| start()).collect();
+        settle().await;
+        drop(abandoned);
+        settle().await;
+        assert!(drive.held_bytes() >= 100 * 4096, "they stand in the drive's queue yet: {} bytes", drive.held_bytes());
+        let awaited = start();
+        settle().await;
+        disk.go_on();
+        awaited.await.unwrap();
+        assert!(disk.reads() - before < 10, "{} reads for one that was awaited", disk.reads() - before);
+        assert_eq!(drive.held_bytes(), 0);
+    });
+}

@@ -160,6 +160,25 @@ where
     run_in(disk, Lane::Work, work).await
 }
 
+/// [`run`] for work that nobody needs whose caller is gone: it is left out if that is so when its turn comes, and what it holds is dropped then.
+/// A drive that is slow for a while would otherwise go on with what was given up long ago, and come to nothing that is still waited for.
+pub async fn run_if_awaited<T, F>(disk: &Arc<dyn Disk>, work: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let job = Box::new(move || {
+        if sender.is_closed() {
+            crate::probe!("drive-job-that-nobody-awaits-left-out");
+            return;
+        }
+        let _ = sender.send(work());
+    });
+    disk.submit(Lane::Work, job);
+    receiver.await.expect("a drive runs every job that it accepted, or panics")
+}
+
 /// Run `work` on a thread of this lane, and wait for its result.
 pub async fn run_in<T, F>(disk: &Arc<dyn Disk>, lane: Lane, work: F) -> T
 where

@@ -47,6 +47,7 @@ struct Inner {
     /// Changing operations until the power is cut.
     left: Option<u64>,
     syncs: u64,
+    reads: u64,
     capacity: u64,
     /// Jobs wait here while the drive stalls.
     stalled: Option<Vec<Job>>,
@@ -133,6 +134,11 @@ impl MemoryDisk {
 
     pub fn syncs(&self) -> u64 {
         self.inner().syncs
+    }
+
+    /// How often something was read.
+    pub fn reads(&self) -> u64 {
+        self.inner().reads
     }
 
     /// Jobs wait from now on.
@@ -322,7 +328,8 @@ impl MemoryFile {
 
 impl DiskFile for MemoryFile {
     fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<()> {
-        let inner = self.disk.inner();
+        let mut inner = self.disk.inner();
+        inner.reads += 1;
         inner.check()?;
         let sectors = offset / SECTOR as u64..(offset + target.len() as u64).div_ceil(SECTOR as u64);
         if inner.unreadable.iter().any(|(name, sector)| *name == self.name && sectors.contains(sector)) {
