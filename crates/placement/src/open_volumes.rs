@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const OPEN_MIN: usize = 4;
 /// Most volumes of a scheme that are usable at once, whoever avoids what.
 pub const OPEN_MAX: usize = 64;
+/// While fewer than [`OPEN_MIN`] are open, one answer in so many is a volume that is being built: whoever began may have given it up.
+const BUILD_ALONG_EVERY: usize = 16;
 /// Most volumes that one answer hands out.
 pub const HANDED_MAX: usize = 4;
 
@@ -29,6 +31,8 @@ pub struct OpenVolumes {
     to_seal: BTreeMap<VolumeId, (Epoch, String)>,
     /// Where the next answer starts among equals.
     turn: usize,
+    /// Answers that were given while too few were open and some were being built.
+    short: usize,
 }
 
 /// What to do for a writer that asks for a volume.
@@ -120,8 +124,16 @@ impl OpenVolumes {
         let healthy: Vec<&Volume> = self.volumes.values().filter(fits).filter(standing).filter(healthy).collect();
         let welcome: Vec<&Volume> = healthy.iter().copied().filter(welcome).collect();
         let open: Vec<&Volume> = welcome.iter().copied().filter(|volume| volume.state == VolumeState::Open).collect();
-        let building = welcome.iter().copied().find(|volume| volume.state == VolumeState::Building);
+        let building: Vec<&Volume> = welcome.iter().copied().filter(|volume| volume.state == VolumeState::Building).collect();
 
+        if open.len() < OPEN_MIN && !building.is_empty() {
+            self.short = self.short.wrapping_add(1);
+            if self.short.is_multiple_of(BUILD_ALONG_EVERY) {
+                runtime::probe!("placement: a volume that is being built was handed out to be built along");
+                let volume = building[self.short / BUILD_ALONG_EVERY % building.len()].clone();
+                return Ok((Decision::Hand(vec![volume]), Vec::new()));
+            }
+        }
         if open.len() >= OPEN_MIN || (!open.is_empty() && welcome.len() >= OPEN_MIN) {
             let start = self.turn % open.len();
             let handed = open[start..].iter().chain(&open[..start]).take(HANDED_MAX).map(|volume| (*volume).clone()).collect();
@@ -130,7 +142,7 @@ impl OpenVolumes {
         }
         if welcome.len() >= OPEN_MIN || healthy.len() >= OPEN_MAX {
             // Enough are on their way, or too many lie about: build along, or write where one can.
-            let any = building.or(open.first().copied());
+            let any = building.first().copied().or(open.first().copied());
             return any.map(|volume| (Decision::Hand(vec![volume.clone()]), Vec::new())).ok_or(Error::Busy);
         }
         let drives: BTreeSet<_> = excluded.keys().copied().collect();
@@ -193,6 +205,25 @@ mod tests {
         assert_eq!(ids, [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4]);
         let Ok(Decision::Hand(handed)) = bench.decide(&BTreeMap::new(), &[]) else { panic!() };
         assert_eq!(handed.len(), HANDED_MAX);
+    }
+
+    #[test]
+    fn volumes_whose_builder_gave_up_are_handed_out_while_one_is_open() {
+        let mut bench = Bench::new(3, 2, 2);
+        for id in 1..=4 {
+            let Ok(Decision::Create { choice, slots }) = bench.decide(&BTreeMap::new(), &[]) else { panic!("{id}") };
+            let state = if id == 3 { VolumeState::Open } else { VolumeState::Building };
+            let (scheme, at_risk) = (choice.scheme, choice.at_risk);
+            let volume = Volume { id: VolumeId(id), scheme, epoch: Epoch(1), generation: Generation(0), state, slots, at_risk };
+            bench.volumes.learn(id, volume);
+        }
+        let mut handed = BTreeMap::<u64, usize>::new();
+        for _ in 0..20 * BUILD_ALONG_EVERY {
+            let Ok(Decision::Hand(volumes)) = bench.decide(&BTreeMap::new(), &[]) else { panic!() };
+            *handed.entry(volumes[0].id.0).or_default() += 1;
+        }
+        assert_eq!(handed.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert!(handed[&3] > 14 * BUILD_ALONG_EVERY, "a writer seldom waits for one to be built: {handed:?}");
     }
 
     #[test]
