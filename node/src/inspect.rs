@@ -40,7 +40,7 @@ pub fn lost_drives(root: &MemoryRows) -> Vec<DriveId> {
 
 /// What these rows of the root group say of the buckets that are being created, deleted or set.
 pub fn unfinished_buckets(root: &MemoryRows) -> Vec<String> {
-    match ask(root, &Query::UnfinishedBuckets) {
+    match ask(root, &Query::UnfinishedBuckets { after: String::new() }) {
         Some(Reply::Buckets(buckets)) => buckets.iter().map(|bucket| format!("{bucket:?}")).collect(),
         _ => Vec::new(),
     }

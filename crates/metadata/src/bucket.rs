@@ -117,6 +117,7 @@ pub(crate) fn find(rows: &impl Read, bucket: BucketId) -> Result<Option<BucketRo
 pub(crate) fn usage(rows: &impl Read, bucket: BucketId) -> Result<Option<BucketUsage>, Error> {
     Ok(find(rows, bucket)?.map(|row| BucketUsage {
         open: row.state == BucketState::Open,
+        removed: row.state == BucketState::Removed,
         attempt: row.attempt,
         versioning: row.versioning,
         objects: row.objects,

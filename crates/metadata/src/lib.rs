@@ -372,6 +372,8 @@ pub struct Garbage {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BucketUsage {
     pub open: bool,
+    /// For good.
+    pub removed: bool,
     pub attempt: u64,
     pub versioning: Versioning,
     /// Versions that are no markers.

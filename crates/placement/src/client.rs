@@ -192,8 +192,8 @@ impl Client {
         self.done(name, Command::FinishDeleteBucket { name: name.to_string(), attempt, removed }, deadline).await
     }
 
-    /// Go on, under a new attempt, with the creation or deletion that stands under `attempt`. [`Error::StaleAttempt`] if that was ended, or
-    /// somebody has begun another.
+    /// Take over the creation, deletion or setting that stands under `attempt`, to end it under a new one. [`Error::StaleAttempt`] if that was ended,
+    /// or somebody has begun another.
     pub async fn take_over_bucket(&self, name: &str, attempt: u64, deadline: Instant) -> Result<Bucket, Error> {
         let taken = self.bucket_command(Command::TakeOverBucket { name: name.to_string(), attempt }, deadline).await;
         self.forget_bucket(name);
@@ -203,9 +203,9 @@ impl Client {
         taken
     }
 
-    /// Buckets that are being created, deleted or set, the first 1000.
-    pub async fn unfinished_buckets(&self, deadline: Instant) -> Result<Vec<Bucket>, Error> {
-        match self.query(Query::UnfinishedBuckets, deadline).await? {
+    /// Buckets that are being created, deleted or set, with names after `after`, at most 1000.
+    pub async fn unfinished_buckets(&self, after: &str, deadline: Instant) -> Result<Vec<Bucket>, Error> {
+        match self.query(Query::UnfinishedBuckets { after: after.to_owned() }, deadline).await? {
             (_, Reply::Buckets(buckets)) => Ok(buckets),
             (_, other) => Err(unexpected(&other)),
         }

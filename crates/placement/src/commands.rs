@@ -24,7 +24,7 @@ pub enum Command {
     FinishCreateBucket { name: String, attempt: u64 },
     /// Live or Deleting to Deleting, under a new attempt.
     BeginDeleteBucket { name: String },
-    /// Remove, or back to Live, for the current attempt only.
+    /// Remove, or back to Live, for the current attempt only. Also removes what was never Live, which its creator left.
     FinishDeleteBucket { name: String, attempt: u64, removed: bool },
     /// A volume on drives that the leader chose; judged again inside the state machine.
     CreateVolume { scheme: Scheme, slots: Vec<SlotPlace>, at_risk: bool },
@@ -66,7 +66,7 @@ pub enum Command {
     NoteMembers { members: Members },
     /// A former replica of a group that was founded anew has been told so.
     FormerTold { group: GroupId, replica: ReplicaId },
-    /// Go on, under a new attempt, with the creation or deletion that stands under this one.
+    /// Take over the creation, deletion or setting that stands under this attempt, to end it under a new one.
     TakeOverBucket { name: String, attempt: u64 },
 }
 
@@ -106,8 +106,10 @@ pub enum Query {
     },
     /// All identities.
     Identities,
-    /// Buckets that are being created, deleted or set.
-    UnfinishedBuckets,
+    /// Buckets that are being created, deleted or set, with names after `after`, at most 1000.
+    UnfinishedBuckets {
+        after: String,
+    },
 }
 
 /// What a command or query came to.

@@ -100,7 +100,7 @@ impl StateMachine for Root {
             Ok(Query::BucketTags { name }) => bucket_settings::query_tags(rows, &name),
             Ok(Query::BucketLifecycle { name }) => bucket_settings::query_lifecycle(rows, &name),
             Ok(Query::Identities) => Ok(identities::query(rows)),
-            Ok(Query::UnfinishedBuckets) => Ok(buckets::query_unfinished(rows)),
+            Ok(Query::UnfinishedBuckets { after }) => Ok(buckets::query_unfinished(rows, &after)),
             Err(error) => Err(Error::Malformed(error.to_string())),
         };
         wire::encode(&Answer { revision: counters.revision, result })

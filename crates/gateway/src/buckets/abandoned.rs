@@ -1,11 +1,16 @@
-//! What nobody goes on with: a creation, deletion or setting whose gateway ended or gave up in the midst of it. Until somebody goes on, such
+//! What nobody goes on with: a creation, deletion or setting whose gateway ended or gave up in the midst of it. Until it is ended, such
 //! a bucket takes no writes, or some of its partitions are set otherwise than others.
 //!
-//! Any gateway that has seen it under the same attempt for a while goes on under a new one, which the root group gives it only if
-//! nobody else has begun one meanwhile. What was abandoned counts as asked for: its client was never told that it was refused.
+//! Any gateway that has seen it under the same attempt for a while ends it under a new one, which the root group gives it only if nobody
+//! has begun another meanwhile. A creation is taken back, and so is a deletion, unless some partition has removed the bucket: then it is
+//! brought to its end. For who began it may only be slow, and answers yet. What is taken back was not done, whatever refusal he tells
+//! his client; and once he has begun to remove, or to set, he tells of nothing but success that it did not happen.
 
-use super::{Steps, soon};
+use super::{Steps, reference, soon};
 use crate::error;
+use futures::StreamExt;
+use futures::future::try_join_all;
+use metadata::BucketRef;
 use placement::{Bucket, BucketState};
 use runtime::time::{self, Instant};
 use s3s::S3Result;
@@ -17,12 +22,15 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(30);
 /// How often each gateway looks: so many milliseconds, and up to as many more, that not all look at once.
 const LOOK_MS: u64 = 5_000;
 
-/// Look and go on, for as long as the gateway lives.
-pub(super) async fn go_on(steps: Steps) {
+/// Ended at a time: one whose partitions do not answer must not be in the way of the others.
+const AT_ONCE: usize = 8;
+
+/// Look for them and end them, for as long as the gateway lives.
+pub(super) async fn end_all(steps: Steps) {
     let mut seen: BTreeMap<String, (u64, Instant)> = BTreeMap::new();
     loop {
         time::sleep(Duration::from_millis(LOOK_MS + runtime::entropy::u64() % LOOK_MS)).await;
-        let unfinished = match steps.placement.unfinished_buckets(soon()).await {
+        let unfinished = match steps.unfinished().await {
             Ok(unfinished) => unfinished,
             Err(error) => {
                 tracing::debug!(%error, "cannot look for buckets that are left half done");
@@ -32,13 +40,9 @@ pub(super) async fn go_on(steps: Steps) {
         if runtime::planted("abandoned-bucket-left-alone") {
             continue;
         }
-        for bucket in due(&mut seen, &unfinished, time::now()) {
-            runtime::probe!("bucket-abandoned-gone-on-with");
-            tracing::warn!(bucket = %bucket.name, state = ?bucket.state, "left half done for long, going on with it");
-            if let Err(error) = steps.take_over(bucket).await {
-                tracing::info!(bucket = %bucket.name, %error, "cannot go on with it yet, or somebody else does");
-            }
-        }
+        let due = due(&mut seen, &unfinished, time::now());
+        let end = |bucket| steps.end_reported(bucket);
+        futures::stream::iter(due).for_each_concurrent(AT_ONCE, end).await;
     }
 }
 
@@ -54,19 +58,49 @@ fn due<'a>(seen: &mut BTreeMap<String, (u64, Instant)>, unfinished: &'a [Bucket]
 }
 
 impl Steps {
-    async fn take_over(&self, bucket: &Bucket) -> S3Result<()> {
+    async fn unfinished(&self) -> Result<Vec<Bucket>, placement::Error> {
+        let mut all: Vec<Bucket> = Vec::new();
+        loop {
+            let after = all.last().map_or("", |bucket| bucket.name.as_str());
+            let page = self.placement.unfinished_buckets(after, soon()).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+
+    async fn end_reported(&self, bucket: &Bucket) {
+        runtime::probe!("bucket-abandoned-ended");
+        tracing::warn!(bucket = %bucket.name, state = ?bucket.state, "left half done for long, ending it");
+        if let Err(error) = self.end(bucket).await {
+            tracing::info!(bucket = %bucket.name, %error, "cannot end it yet, or somebody else does");
+        }
+    }
+
+    /// End what stands under the attempt of `bucket`, if it still does.
+    async fn end(&self, bucket: &Bucket) -> S3Result<()> {
         let deadline = soon();
-        if bucket.state == BucketState::Live {
-            // Whatever is being set, if anything still is.
-            self.set_versioning(&bucket.name, None, deadline).await?;
-            return self.set_lifecycle(&bucket.name, None, soon()).await.map(drop);
-        }
         let taken = self.placement.take_over_bucket(&bucket.name, bucket.attempt, deadline).await.map_err(error::of_placement)?;
-        match taken.state {
-            BucketState::Creating => self.open(&taken, deadline).await,
-            BucketState::Deleting => self.end(&taken).await.map(drop),
-            BucketState::Live => Ok(()),
+        if taken.state == BucketState::Live {
+            let versioning = self.set_versioning(&bucket.name, None, deadline).await;
+            self.set_lifecycle(&bucket.name, None, soon()).await?;
+            return versioning.map(drop);
         }
+        let partitions = reference(&taken);
+        // From then on no partition obeys who began it.
+        self.metadata.close_bucket(&partitions, taken.attempt, deadline).await.map_err(error::of_metadata)?;
+        if taken.state == BucketState::Creating || self.is_removed_somewhere(&partitions, deadline).await? {
+            // Nobody could write yet, or all of it was proved empty, and nothing was opened since.
+            return self.remove(&taken, soon()).await;
+        }
+        self.reopen(&taken, deadline).await
+    }
+
+    async fn is_removed_somewhere(&self, bucket: &BucketRef, deadline: Instant) -> S3Result<bool> {
+        let ask = |group| self.metadata.usage(group, bucket.id, deadline);
+        let known = try_join_all(bucket.partitions.iter().map(|group| ask(*group))).await.map_err(error::of_metadata)?;
+        Ok(known.into_iter().flatten().any(|usage| usage.removed))
     }
 }
 

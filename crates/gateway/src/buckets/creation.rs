@@ -2,7 +2,6 @@
 
 use super::{Steps, half_done, reference, soon};
 use crate::error;
-use placement::Bucket;
 use runtime::probe::waypoint;
 use runtime::time::Instant;
 use s3s::{S3ErrorCode, S3Result, s3_error};
@@ -32,16 +31,11 @@ impl Steps {
             Err(other) => return Err(error::of_placement(other)),
         };
         waypoint("bucket-creation-begun").await;
-        self.open(&bucket, deadline).await
-    }
-
-    /// What is left to do once a creation has begun under the attempt of `bucket`.
-    pub(super) async fn open(&self, bucket: &Bucket, deadline: Instant) -> S3Result<()> {
-        let opened = self.metadata.open_bucket(&reference(bucket), bucket.attempt, deadline).await;
+        let opened = self.metadata.open_bucket(&reference(&bucket), bucket.attempt, deadline).await;
         opened.map_err(|error| half_done(error::of_metadata(error), WHAT))?;
         waypoint("bucket-creation-open-everywhere").await;
-        match self.placement.finish_create_bucket(&bucket.name, bucket.attempt, deadline).await {
-            // Another creation overtook this one, and what it made was deleted since.
+        match self.placement.finish_create_bucket(name, bucket.attempt, deadline).await {
+            // Another creation overtook this one and what it made was deleted since, or it was taken back.
             Err(placement::Error::NoSuchBucket) => Err(error::of_placement(placement::Error::StaleAttempt)),
             finished => finished.map_err(|error| half_done(error::of_placement(error), WHAT)),
         }

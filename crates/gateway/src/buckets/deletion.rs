@@ -1,10 +1,10 @@
-//! DeleteBucket: close the partitions, remove the bucket from them if all are empty, then have the root group remove it.
+//! DeleteBucket: close the partitions; if all are empty, remove the bucket from them, then from the root group, else reopen them.
 
-use super::{Steps, half_done, is_unavailable, reference, soon};
+use super::{Steps, half_done, is_unavailable, reference, soon, unknown};
 use crate::error;
 use placement::Bucket;
 use runtime::probe::waypoint;
-use runtime::time::Instant;
+use runtime::time::{self, Instant};
 use s3s::{S3Error, S3Result, s3_error};
 use std::time::Duration;
 
@@ -16,93 +16,80 @@ const WHAT: &str = "the bucket was deleted";
 
 impl Steps {
     pub(super) async fn delete(&self, name: &str) -> S3Result<()> {
-        let patience = runtime::time::now() + PATIENCE;
+        let patience = time::now() + PATIENCE;
         let mut begun = false;
         // Whatever a failed attempt left half closed, the next one closes again, and then removes or reopens. Nothing is opened
         // in between: another attempt may have proved the bucket empty and be removing it.
-        let attempt = loop {
-            let deadline = soon();
-            let error = match self.placement.begin_delete_bucket(name, deadline).await {
-                Ok(bucket) => {
-                    begun = true;
-                    waypoint("bucket-deletion-begun").await;
-                    match self.empty(&bucket, deadline).await {
-                        Ok(Some(attempt)) => break attempt,
-                        Ok(None) => return Err(s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty")),
-                        Err(error) => error,
-                    }
-                }
-                Err(error) => {
-                    begun |= matches!(error, placement::Error::Unknown(_));
-                    error::of_placement(error)
-                }
+        let empty = loop {
+            let error = match self.try_close(name, &mut begun).await {
+                Ok(Some(empty)) => break empty,
+                Ok(None) => return Err(s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty")),
+                Err(error) => error,
             };
-            if !is_unavailable(&error) {
-                return Err(error);
-            }
             pause(patience, error).await.map_err(|error| if begun { half_done(error, WHAT) } else { error })?;
         };
-        self.remove(name, attempt, patience).await
+        self.remove(&empty, patience).await
     }
 
-    /// What is left to do once a deletion has begun under the attempt of `bucket`: whether it was deleted, or is open again.
-    pub(super) async fn end(&self, bucket: &Bucket) -> S3Result<bool> {
-        let Some(attempt) = self.empty(bucket, soon()).await? else { return Ok(false) };
-        self.remove(&bucket.name, attempt, runtime::time::now() + PATIENCE).await.map(|()| true)
-    }
-
-    /// Close everywhere; if that proved it empty, remove it from the partitions, else reopen. Returns the attempt under which the root
-    /// group is to remove it, if it was empty.
-    async fn empty(&self, bucket: &Bucket, deadline: Instant) -> S3Result<Option<u64>> {
-        let (partitions, attempt) = (reference(bucket), bucket.attempt);
-        let empty = self.metadata.close_bucket(&partitions, attempt, deadline).await.map_err(error::of_metadata)?;
+    /// Close everywhere under a new attempt, and reopen unless that proved it empty. Returns the bucket under the attempt that did.
+    async fn try_close(&self, name: &str, begun: &mut bool) -> S3Result<Option<Bucket>> {
+        let deadline = soon();
+        let bucket = self.placement.begin_delete_bucket(name, deadline).await;
+        *begun |= matches!(bucket, Ok(_) | Err(placement::Error::Unknown(_)));
+        let bucket = bucket.map_err(error::of_placement)?;
+        waypoint("bucket-deletion-begun").await;
+        let empty = self.metadata.close_bucket(&reference(&bucket), bucket.attempt, deadline).await.map_err(error::of_metadata)?;
         waypoint("bucket-deletion-closed-everywhere").await;
         if empty {
-            self.metadata.remove_bucket(&partitions, attempt, deadline).await.map_err(error::of_metadata)?;
-            waypoint("bucket-deletion-removed-everywhere").await;
-            return Ok(Some(attempt));
+            return Ok(Some(bucket));
         }
-        match self.metadata.open_bucket(&partitions, attempt, deadline).await {
+        self.reopen(&bucket, deadline).await?;
+        Ok(None)
+    }
+
+    /// Take the closing under the attempt of `bucket` back. None of its partitions may have removed it.
+    pub(super) async fn reopen(&self, bucket: &Bucket, deadline: Instant) -> S3Result<()> {
+        match self.metadata.open_bucket(&reference(bucket), bucket.attempt, deadline).await {
             // A later attempt is at work: the bucket is its to open.
-            Err(metadata::Error::StaleAttempt) => return Ok(None),
+            Err(metadata::Error::StaleAttempt) => return Ok(()),
             opened => opened.map_err(error::of_metadata)?,
         }
-        match self.placement.finish_delete_bucket(&bucket.name, attempt, false, deadline).await {
-            Ok(()) | Err(placement::Error::StaleAttempt) => Ok(None),
+        match self.placement.finish_delete_bucket(&bucket.name, bucket.attempt, false, deadline).await {
+            Ok(()) | Err(placement::Error::StaleAttempt) => Ok(()),
             Err(error) => Err(error::of_placement(error)),
         }
     }
 
-    /// Have the root group remove the bucket under `attempt`, and under no other: once that was asked and not answered, a new
-    /// attempt would meet no bucket, or the next one of the name, and could not know who removed the first.
-    async fn remove(&self, name: &str, attempt: u64, patience: Instant) -> S3Result<()> {
-        let mut unanswered = false;
+    /// Remove what its attempt has closed everywhere and proved empty, from the partitions, then from the root group: under this attempt
+    /// and no other. A new one might meet no bucket, or the next one of the name, and could not know who removed this one.
+    pub(super) async fn remove(&self, empty: &Bucket, patience: Instant) -> S3Result<()> {
         loop {
-            let error = match self.placement.finish_delete_bucket(name, attempt, true, soon()).await {
-                Ok(()) => return Ok(()),
-                // That request removed it, or another deletion overtook it and answers so itself: both may not.
-                Err(placement::Error::NoSuchBucket | placement::Error::StaleAttempt) if unanswered => {
-                    runtime::probe!("bucket-removed-by-whom-is-unknown");
-                    return Err(s3_error!(ServiceUnavailable, "It is not known whether this request or another one deleted the bucket."));
-                }
-                Err(error) => error,
-            };
-            unanswered |= matches!(error, placement::Error::Unknown(_));
-            let error = error::of_placement(error);
-            if !is_unavailable(&error) {
-                return Err(error);
+            let Err(error) = self.try_remove(empty).await else { return Ok(()) };
+            if pause(patience, error).await.is_err() {
+                // If it was overtaken, then perhaps by who went on with it in its place, who tells no client that it is gone.
+                runtime::probe!("bucket-removed-by-whom-is-unknown");
+                return Err(unknown(WHAT));
             }
-            pause(patience, error).await.map_err(|error| half_done(error, WHAT))?;
         }
+    }
+
+    async fn try_remove(&self, empty: &Bucket) -> S3Result<()> {
+        let deadline = soon();
+        self.metadata.remove_bucket(&reference(empty), empty.attempt, deadline).await.map_err(error::of_metadata)?;
+        waypoint("bucket-deletion-removed-everywhere").await;
+        self.placement.finish_delete_bucket(&empty.name, empty.attempt, true, deadline).await.map_err(error::of_placement)
     }
 }
 
-/// Wait before a deletion goes on, or fail with `error` if it took too long.
+/// Wait before a deletion goes on; fail with `error` if that makes no sense, or took too long.
 async fn pause(patience: Instant, error: S3Error) -> S3Result<()> {
-    if runtime::time::now() >= patience {
+    if !is_unavailable(&error) {
+        return Err(error);
+    }
+    if time::now() >= patience {
         runtime::probe!("bucket-left-closed");
         return Err(error);
     }
-    runtime::time::sleep(PAUSE).await;
+    time::sleep(PAUSE).await;
     Ok(())
 }

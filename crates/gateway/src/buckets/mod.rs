@@ -2,7 +2,7 @@
 //!
 //! Each runs under an attempt number of the root group, one at a time (I10): partitions are opened before the bucket is live, closed and
 //! proved empty before it is removed, and all have a setting before it is acknowledged. Each is a task of its own: a client that hangs up
-//! leaves nothing half done. What a gateway leaves so, as it ends or gives up, is gone on with by any gateway, see [`abandoned`].
+//! leaves nothing half done. What a gateway leaves so, as it ends or gives up, any gateway ends, see [`abandoned`].
 
 mod abandoned;
 mod creation;
@@ -39,7 +39,7 @@ struct Steps {
 impl Buckets {
     pub fn new(cluster: &Cluster) -> Buckets {
         let steps = Steps { placement: cluster.placement.clone(), metadata: cluster.metadata.clone() };
-        let _abandoned = runtime::task::spawn(abandoned::go_on(steps.clone()));
+        let _abandoned = runtime::task::spawn(abandoned::end_all(steps.clone()));
         Buckets { steps, under_way: TaskSet::new(UNDER_WAY_MAX), _abandoned }
     }
 
@@ -89,6 +89,10 @@ fn half_done(error: S3Error, what: &str) -> S3Error {
     }
     runtime::probe!("bucket-steps-left-half-done");
     tracing::warn!(%error, what, "left half done, for now");
+    unknown(what)
+}
+
+fn unknown(what: &str) -> S3Error {
     s3_error!(ServiceUnavailable, "It is not known whether {what}. Look before you repeat it.")
 }
 

@@ -681,6 +681,7 @@ fn check_state(model: &Model, machine: &Machine) {
         let usage: Option<BucketUsage> = machine.ask(&Query::Usage { bucket: BucketId(*bucket) }).unwrap();
         let expected = BucketUsage {
             open: *state == BucketState::Open,
+            removed: *state == BucketState::Removed,
             attempt: *attempt,
             versioning: model.versioning(*bucket),
             objects: objects.len() as u64,

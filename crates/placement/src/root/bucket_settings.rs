@@ -106,7 +106,12 @@ pub(super) fn query_lifecycle(rows: &Rows<'_>, name: &str) -> Result<Reply, Erro
 }
 
 /// Whether a setting of its lifecycle is under way.
-pub(super) fn is_lifecycle_being_set(rows: &Rows<'_>, name: &str) -> bool {
+pub(super) fn is_lifecycle_being_set(rows: &RowsMut<'_>, name: &str) -> bool {
+    decode_row::<LifecycleRow>(rows.get(&key(LIFECYCLE, name))).is_some_and(|row| row.setting.is_some())
+}
+
+/// [`is_lifecycle_being_set`] within a query.
+pub(super) fn is_lifecycle_being_set_in(rows: &Rows<'_>, name: &str) -> bool {
     decode_row::<LifecycleRow>(rows.get(&key(LIFECYCLE, name))).is_some_and(|row| row.setting.is_some())
 }
 

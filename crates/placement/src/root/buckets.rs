@@ -93,7 +93,8 @@ pub(super) fn finish_delete(
 ) -> Result<Verdict, Error> {
     let bucket = of_attempt(rows, name, attempt)?;
     match (bucket.state, removed) {
-        (BucketState::Deleting, true) => {
+        // A creation that was taken over ends so.
+        (BucketState::Deleting | BucketState::Creating, true) => {
             rows.remove(&key(name));
             bucket_settings::remove(rows, name);
             counters.buckets -= 1;
@@ -103,15 +104,16 @@ pub(super) fn finish_delete(
         // The reopening was repeated.
         (BucketState::Live, false) => Ok(Verdict::Unchanged(Reply::Done)),
         // The attempt belongs to a creation, or was ended by reopening.
-        (BucketState::Live, true) | (BucketState::Creating, _) => Err(Error::StaleAttempt),
+        (BucketState::Live, true) | (BucketState::Creating, false) => Err(Error::StaleAttempt),
     }
 }
 
-/// Go on with what stands under `attempt`, under a new one: nobody has begun anything since.
+/// Take over the creation, deletion or setting that stands under `attempt`, to end it under a new one: nobody has begun anything since.
 pub(super) fn take_over(rows: &mut RowsMut<'_>, counters: &mut Counters, name: &str, attempt: u64) -> Result<Verdict, Error> {
     let bucket = of_attempt(rows, name, attempt)?;
     match bucket.state {
         BucketState::Creating | BucketState::Deleting => runtime::probe!("placement: a bucket that was left half done was taken over"),
+        BucketState::Live if bucket.setting.is_some() || bucket_settings::is_lifecycle_being_set(rows, name) => {}
         // It was finished under that attempt.
         BucketState::Live => return Err(Error::StaleAttempt),
     }
@@ -169,14 +171,9 @@ pub(super) fn query(rows: &Rows<'_>, name: &str) -> Result<Reply, Error> {
 /// Buckets that exist: Live, and Deleting as long as nothing was removed.
 pub(super) fn query_page(rows: &Rows<'_>, after: &str, max: u32) -> Reply {
     let max = usize::try_from(max).unwrap_or(usize::MAX).min(LIST_BUCKETS_MAX);
-    let mut from = key(after);
-    if !after.is_empty() {
-        // The least key greater than `after`.
-        from.push(0);
-    }
     let mut page = Vec::new();
     if max > 0 {
-        rows.scan(&from, PREFIX_END, &mut |_, value| {
+        rows.scan(&behind(after), PREFIX_END, &mut |_, value| {
             let bucket: Option<Bucket> = decode_row(Some(bytes::Bytes::copy_from_slice(value)));
             page.extend(bucket.filter(|bucket| bucket.state != BucketState::Creating));
             page.len() < max
@@ -185,13 +182,13 @@ pub(super) fn query_page(rows: &Rows<'_>, after: &str, max: u32) -> Reply {
     Reply::Buckets(page)
 }
 
-/// Buckets that are being created, deleted or set, the first [`LIST_BUCKETS_MAX`] of them.
-pub(super) fn query_unfinished(rows: &Rows<'_>) -> Reply {
+/// Buckets behind `after` that are being created, deleted or set, at most [`LIST_BUCKETS_MAX`].
+pub(super) fn query_unfinished(rows: &Rows<'_>, after: &str) -> Reply {
     let mut found = Vec::new();
-    rows.scan(PREFIX, PREFIX_END, &mut |_, value| {
+    rows.scan(&behind(after), PREFIX_END, &mut |_, value| {
         let bucket: Option<Bucket> = decode_row(Some(bytes::Bytes::copy_from_slice(value)));
         let unfinished = |bucket: &Bucket| {
-            bucket.state != BucketState::Live || bucket.setting.is_some() || bucket_settings::is_lifecycle_being_set(rows, &bucket.name)
+            bucket.state != BucketState::Live || bucket.setting.is_some() || bucket_settings::is_lifecycle_being_set_in(rows, &bucket.name)
         };
         found.extend(bucket.filter(unfinished));
         found.len() < LIST_BUCKETS_MAX
@@ -227,6 +224,15 @@ pub(crate) fn find_mut(rows: &RowsMut<'_>, name: &str) -> Option<Bucket> {
 /// Write the row of a bucket.
 pub(super) fn store(rows: &mut RowsMut<'_>, bucket: &Bucket) {
     rows.put(&key(&bucket.name), &wire::encode(bucket));
+}
+
+/// The least key of a name greater than `after`.
+fn behind(after: &str) -> Vec<u8> {
+    let mut from = key(after);
+    if !after.is_empty() {
+        from.push(0);
+    }
+    from
 }
 
 fn key(name: &str) -> Vec<u8> {
@@ -381,6 +387,10 @@ mod tests {
              take-over a 4
              create a bob
              take-over a 4
+             take-over a 5
+             remove a 5
+             reopen a 6
+             remove a 6
              show a",
         );
         assert_eq!(
@@ -398,14 +408,18 @@ mod tests {
              take-over a 4: NoSuchBucket\n\
              create a bob: Creating id 2 attempt 5 of bob\n\
              take-over a 4: StaleAttempt\n\
-             show a: Creating id 2 attempt 5 of bob\n"
+             take-over a 5: Creating id 2 attempt 6 of bob\n\
+             remove a 5: StaleAttempt\n\
+             reopen a 6: StaleAttempt\n\
+             remove a 6: Done\n\
+             show a: NoSuchBucket\n"
         );
     }
 
     #[test]
     fn buckets_that_are_half_done_are_named_and_no_others() {
         let mut model = Model::founded(1, 1, 6);
-        let named = |model: &Model| match model.query(Query::UnfinishedBuckets).result {
+        let named = |model: &Model| match model.query(Query::UnfinishedBuckets { after: String::new() }).result {
             Ok(Reply::Buckets(buckets)) => buckets.into_iter().map(|bucket| bucket.name).collect::<Vec<_>>(),
             other => panic!("{other:?}"),
         };
@@ -423,6 +437,8 @@ mod tests {
         let set = Command::BeginSetLifecycle { name: "b".into(), lifecycle: Some(protocol::Lifecycle::default()) };
         let Ok(Reply::Lifecycle(begun)) = model.apply(set).result else { panic!("not begun") };
         assert_eq!(named(&model), ["a", "b", "c", "d"]);
+        let behind = model.query(Query::UnfinishedBuckets { after: "b".into() }).result;
+        assert!(matches!(behind, Ok(Reply::Buckets(buckets)) if buckets.len() == 2 && buckets[0].name == "c"));
         model.apply(Command::FinishSetLifecycle { name: "b".into(), attempt: begun.bucket.attempt }).result.unwrap();
         transcript(&mut model, "finish-create a 1\nreopen c 5\nfinish-set d 6");
         assert_eq!(named(&model), [""; 0]);
