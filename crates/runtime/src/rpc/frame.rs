@@ -8,11 +8,11 @@ use hmac::{Hmac, KeyInit, Mac};
 use protocol::limits::{FRAME_BODY_BYTES_MAX, FRAME_META_BYTES_MAX};
 use sha2::Sha256;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::life::Life;
 use crate::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use crate::time::{Instant, now, since};
+use crate::time::{now, since};
 
 /// `KSFR`, the first bytes of each frame.
 const MAGIC: [u8; 4] = *b"KSFR";
@@ -147,28 +147,6 @@ pub(crate) fn check_sizes(meta: usize, body: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// When a connection last showed life: bytes came in, or a full socket drained.
-#[derive(Debug)]
-pub(crate) struct Life {
-    start: Instant,
-    last_ms: AtomicU64,
-}
-
-impl Life {
-    pub fn new() -> Life {
-        Life { start: now(), last_ms: AtomicU64::new(0) }
-    }
-
-    pub fn touch(&self) {
-        self.last_ms.store(since(self.start).as_millis() as u64, Ordering::Relaxed);
-    }
-
-    /// How long there has been no sign of life.
-    pub fn silence(&self) -> Duration {
-        since(self.start).saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
-    }
-}
-
 /// The key of one direction, and the number of the next frame in it: the same frame at another place has another MAC.
 #[derive(Clone)]
 pub(crate) struct Seal {
@@ -265,7 +243,7 @@ pub(crate) async fn read_header<R: AsyncRead + Unpin>(source: &mut R, seal: &mut
         if read == 0 {
             return if filled == 0 { Ok(None) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) };
         }
-        life.touch();
+        life.hear();
         filled += read;
     }
     let header = seal.decode(&bytes)?;
@@ -297,7 +275,7 @@ pub(crate) async fn discard_sections<R: AsyncRead + Unpin>(source: &mut R, heade
         if read == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        life.touch();
+        life.hear();
         left -= read;
     }
     Ok(())
@@ -312,7 +290,7 @@ async fn read_exactly<R: AsyncRead + Unpin>(source: &mut R, length: usize, life:
         if source.read_buf(&mut target).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        life.touch();
+        life.hear();
     }
     Ok(target.into_inner().freeze())
 }

@@ -11,8 +11,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::frame::{self, Frame, Header, Kind, Life};
+use super::frame::{self, Frame, Header, Kind};
 use super::handshake::{self, Identity, Session};
+use super::life::Life;
 use super::services::{Answer, CAST_DEADLINE, Outcome, Services};
 use super::{Class, Method, Request};
 use crate::io::{AsyncWriteExt, BufReader, split};

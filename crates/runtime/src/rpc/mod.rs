@@ -4,9 +4,11 @@
 //! delays a heartbeat. A call to the own node takes a short cut inside the process that passes the same
 //! limits, deadline and fences, but no socket.
 
+mod calls;
 mod frame;
 mod handshake;
 mod incoming;
+mod life;
 mod outgoing;
 mod services;
 

@@ -1,24 +1,26 @@
 //! Connections that this node dials: one [`Link`] per peer and class, each with at most one [`Connection`] at a time.
 //!
 //! Invariants: a call that was never begun to be written fails as unreachable, one that was fails as unknown;
-//! a cancelled call is not written any more; queue and calls under way are bounded; a dead connection fails all its
-//! calls at once.
+//! a withdrawn call is not written any more, and at most the one frame that is being written is still held for its
+//! sake; queue and calls under way are bounded; a peer that owes an answer is given up after [`SILENCE_MAX`], whether or
+//! not anybody still waits; a dead connection fails all its calls at once.
 
 use bytes::Bytes;
 use protocol::NodeId;
 use protocol::limits::REQUESTS_PER_CONNECTION_MAX;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use super::frame::{self, Frame, Kind, Life};
+use super::calls::{Calls, Entry, Refused, Unsent};
+use super::frame::{self, Frame, Kind};
 use super::handshake::{self, Identity, Session};
+use super::life::Life;
 use super::{Class, Error, Method, Received};
 use crate::io::{AsyncWriteExt, BufReader, split};
 use crate::net::TcpStream;
-use crate::sync::{Receiver, Sender, channel, oneshot};
+use crate::sync::{Receiver, Sender, channel};
 use crate::task::Task;
 use crate::time::{Instant, now, since, sleep, timeout, timeout_at};
 
@@ -32,9 +34,9 @@ const BACKOFF: Duration = Duration::from_millis(200);
 const SILENCE_REMEMBERED: Duration = Duration::from_secs(5);
 /// Interval of pings.
 const PING: Duration = Duration::from_secs(1);
-/// A connection silent for this long is given up.
+/// A connection that has owed an answer for this long, and shown no sign of life, is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// A bulk connection without calls for this long is closed.
+/// A bulk connection without calls, and silent for this long, is closed.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// One-way messages and pings that may wait beside the calls.
 const CASTS_QUEUED_MAX: usize = 4096;
@@ -68,9 +70,8 @@ struct Failure {
 
 /// One connection, from the first attempt to dial it to its end.
 struct Connection {
-    to: NodeId,
     queue: Sender<Outbound>,
-    calls: Mutex<Calls>,
+    calls: Calls,
     established: AtomicBool,
     /// Bytes of one-way messages that wait to be written, or are being written.
     casts: Arc<AtomicUsize>,
@@ -78,21 +79,15 @@ struct Connection {
     impatient: Option<String>,
 }
 
-#[derive(Default)]
-struct Calls {
-    waiting: BTreeMap<u64, Call>,
-    last: u64,
-    ended: bool,
-}
-
-struct Call {
-    reply: oneshot::Sender<Result<Received, Error>>,
-    written: bool,
-}
-
 enum Outbound {
-    Call { id: u64, method: Method, epoch: u64, deadline: Instant, meta: Bytes, body: Vec<Bytes> },
-    Cast { method: Method, meta: Bytes, body: Vec<Bytes>, queued: Queued },
+    /// An id alone: what it sends stays with the call, and goes when that is withdrawn.
+    Call(u64),
+    Cast {
+        method: Method,
+        meta: Bytes,
+        body: Vec<Bytes>,
+        queued: Queued,
+    },
     Ping,
 }
 
@@ -158,22 +153,27 @@ impl Link {
         if now() >= deadline {
             return Err(Error::Unreachable { to, reason: "the deadline passed before it was sent".to_string() });
         }
+        let mut unsent = Unsent { method, epoch, deadline, meta, body };
         let (connection, id, mut receiver) = loop {
             let connection = self.connection()?;
-            // An idle connection may have ended since; the next one is a new one.
-            if let Some((id, receiver)) = connection.register()? {
-                break (connection, id, receiver);
+            match connection.calls.enter(unsent) {
+                Ok((id, receiver)) => break (connection, id, receiver),
+                // An idle connection may have ended since; the next one is a new one.
+                Err(Refused::Ended(back)) => unsent = back,
+                Err(Refused::Full) => return Err(Error::Busy { to }),
             }
         };
-        let registered = Registration { connection: &connection, id };
-        if connection.queue.try_send(Outbound::Call { id, method, epoch, deadline, meta, body }).is_err() {
+        let entry = Entry { calls: &connection.calls, id };
+        if connection.queue.try_send(Outbound::Call(id)).is_err() {
             return Err(Error::Busy { to });
         }
         match timeout_at(deadline, &mut receiver).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::Unknown { to, reason: "the connection broke".to_string() }),
-            Err(_) => match registered.withdraw() {
-                Some(call) if !call.written => Err(Error::Unreachable { to, reason: "the deadline passed before it was sent".to_string() }),
+            Err(_) => match entry.withdraw() {
+                Some(call) if !call.is_written() => {
+                    Err(Error::Unreachable { to, reason: "the deadline passed before it was sent".to_string() })
+                }
                 Some(_) => Err(Error::Unknown { to, reason: "no reply by the deadline".to_string() }),
                 // The reply came at the last moment, or is being read.
                 None => receiver
@@ -200,7 +200,7 @@ impl Link {
     fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, Error> {
         let mut state = self.state();
         let connection = match &state.current {
-            Some((connection, _)) if !connection.has_ended() => connection.clone(),
+            Some((connection, _)) if !connection.calls.has_ended() => connection.clone(),
             _ => {
                 let failed = state.failed.as_ref().map(|failure| (failure, since(failure.at)));
                 if let Some((failure, age)) = failed
@@ -212,9 +212,8 @@ impl Link {
                     failed.filter(|(failure, age)| failure.silent && *age < SILENCE_REMEMBERED).map(|(failure, _)| failure.reason.clone());
                 let (queue, queued) = channel(REQUESTS_PER_CONNECTION_MAX + CASTS_QUEUED_MAX);
                 let connection = Arc::new(Connection {
-                    to: self.to,
                     queue,
-                    calls: Mutex::default(),
+                    calls: Calls::new(self.to),
                     established: AtomicBool::new(false),
                     casts: Arc::default(),
                     impatient,
@@ -242,85 +241,6 @@ impl Link {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics under this lock")
-    }
-}
-
-impl Connection {
-    /// Enter a call. None: the connection has ended.
-    #[allow(clippy::type_complexity)] // A type of its own for one caller would say less.
-    fn register(&self) -> Result<Option<(u64, oneshot::Receiver<Result<Received, Error>>)>, Error> {
-        let mut calls = self.calls();
-        if calls.ended {
-            return Ok(None);
-        }
-        if calls.waiting.len() >= REQUESTS_PER_CONNECTION_MAX {
-            return Err(Error::Busy { to: self.to });
-        }
-        calls.last += 1;
-        let id = calls.last;
-        let (reply, receiver) = oneshot::channel();
-        calls.waiting.insert(id, Call { reply, written: false });
-        Ok(Some((id, receiver)))
-    }
-
-    /// Note that `id` is being written. False: nobody waits for it any more.
-    fn begin_writing(&self, id: u64) -> bool {
-        self.calls().waiting.get_mut(&id).map(|call| call.written = true).is_some()
-    }
-
-    fn take(&self, id: u64) -> Option<Call> {
-        self.calls().waiting.remove(&id)
-    }
-
-    fn has_ended(&self) -> bool {
-        self.calls().ended
-    }
-
-    fn has_calls(&self) -> bool {
-        !self.calls().waiting.is_empty()
-    }
-
-    /// End if no call is waiting.
-    fn end_if_idle(&self) -> bool {
-        let mut calls = self.calls();
-        calls.ended |= calls.waiting.is_empty();
-        calls.ended
-    }
-
-    fn end(&self, reason: &str) {
-        let waiting = {
-            let mut calls = self.calls();
-            calls.ended = true;
-            std::mem::take(&mut calls.waiting)
-        };
-        for call in waiting.into_values() {
-            let reason = reason.to_string();
-            let error = if call.written { Error::Unknown { to: self.to, reason } } else { Error::Unreachable { to: self.to, reason } };
-            // The caller may have given up.
-            let _ = call.reply.send(Err(error));
-        }
-    }
-
-    fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.calls.lock().expect("nothing panics under this lock")
-    }
-}
-
-/// A call's entry in its connection; taken out when the caller stops waiting.
-struct Registration<'a> {
-    connection: &'a Connection,
-    id: u64,
-}
-
-impl Registration<'_> {
-    fn withdraw(self) -> Option<Call> {
-        self.connection.take(self.id)
-    }
-}
-
-impl Drop for Registration<'_> {
-    fn drop(&mut self) {
-        self.connection.take(self.id);
     }
 }
 
@@ -355,7 +275,7 @@ impl Driver {
         tracing::debug!(to = %self.to, class = ?self.class, reason = %ended.reason, "connection ended");
         let failure = Failure { at: now(), reason: ended.reason.clone(), silent: ended.silent };
         self.note(if ended.clean { None } else { Some(failure) });
-        self.connection.end(&ended.reason);
+        self.connection.calls.end(&ended.reason);
     }
 
     fn note(&self, failure: Option<Failure>) {
@@ -402,10 +322,12 @@ impl Driver {
             while let Some(outbound) = queued.recv().await {
                 let mut next = Some(outbound);
                 while let Some(outbound) = next {
-                    if let Some((frame, _queued)) = self.frame(outbound)
-                        && let Err(error) = frame::write(&mut writer, &mut send, &frame, &life).await
-                    {
-                        return broken(error.to_string());
+                    if let Some((frame, _queued)) = self.frame(outbound) {
+                        // Before it is written: a peer that is dead may never let that come to its end.
+                        life.ask();
+                        if let Err(error) = frame::write(&mut writer, &mut send, &frame, &life).await {
+                            return broken(error.to_string());
+                        }
                     }
                     next = queued.try_recv().ok();
                 }
@@ -416,27 +338,19 @@ impl Driver {
             Ended { reason: "this node stops".to_string(), silent: false, clean: true }
         };
         let watching = async {
-            // Control connections are always watched; bulk connections while calls wait.
-            let mut watched = false;
             loop {
                 sleep(PING).await;
-                let silence = life.silence();
-                if self.class == Class::Bulk && !self.connection.has_calls() {
-                    if silence >= IDLE_MAX && self.connection.end_if_idle() {
-                        return Ended { reason: "idle".to_string(), silent: false, clean: true };
-                    }
-                    watched = false;
-                    continue;
-                }
-                if !watched {
-                    // The silence until now was rest.
-                    life.touch();
-                    watched = true;
-                } else if silence >= SILENCE_MAX {
+                // Not only while calls wait: callers that give up early must not hide that the peer is dead.
+                let owed = life.unanswered();
+                if let Some(silence) = owed.filter(|silence| *silence >= SILENCE_MAX) {
                     return Ended { reason: format!("silent for {} s", silence.as_secs()), silent: true, clean: false };
                 }
-                // Full: enough is under way to show whether the peer lives.
-                let _ = self.connection.queue.try_send(Outbound::Ping);
+                if self.class == Class::Control || owed.is_some() || !self.connection.calls.is_empty() {
+                    // Full: enough is under way to show whether the peer lives.
+                    let _ = self.connection.queue.try_send(Outbound::Ping);
+                } else if life.silence() >= IDLE_MAX && self.connection.calls.end_if_empty() {
+                    return Ended { reason: "idle".to_string(), silent: false, clean: true };
+                }
             }
         };
         crate::select! {
@@ -449,12 +363,10 @@ impl Driver {
     /// The frame for `outbound`, and what counts it while it is written, unless nobody waits for it any more.
     fn frame(&self, outbound: Outbound) -> Option<(Frame, Option<Queued>)> {
         match outbound {
-            Outbound::Call { id, method, epoch, deadline, meta, body } => {
-                let remaining = deadline.saturating_duration_since(now());
-                if remaining.is_zero() || !self.connection.begin_writing(id) {
-                    return None;
-                }
-                let remaining_ms = u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).max(1);
+            Outbound::Call(id) => {
+                let begun = now();
+                let Unsent { method, epoch, deadline, meta, body } = self.connection.calls.begin_writing(id, begun)?;
+                let remaining_ms = u32::try_from(deadline.saturating_duration_since(begun).as_millis()).unwrap_or(u32::MAX).max(1);
                 Some((Frame { kind: Kind::Request, method: method.0, id, epoch, remaining_ms, meta, body }, None))
             }
             Outbound::Cast { method, meta, body, queued } => {
@@ -474,7 +386,7 @@ impl Driver {
         let to = self.to;
         let call = match header.kind {
             Kind::Pong => None,
-            Kind::Reply | Kind::Busy | Kind::Refused | Kind::Stopped => self.connection.take(header.id),
+            Kind::Reply | Kind::Busy | Kind::Refused | Kind::Stopped => self.connection.calls.take(header.id),
             got => return Err(frame::Error::Kind { got: got as u8 }),
         };
         let Some(call) = call else {
@@ -491,14 +403,13 @@ impl Driver {
             }
             _ => Err(Error::Unknown { to, reason: "the service stopped before its end".to_string() }),
         };
-        // The caller may have given up.
-        let _ = call.reply.send(result);
+        call.finish(result);
         Ok(true)
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.connection.end("the connection was closed here");
+        self.connection.calls.end("the connection was closed here");
     }
 }

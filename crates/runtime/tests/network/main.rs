@@ -1,8 +1,11 @@
-//! The simulated network behaves as kernels and wires do: one claim each, each in two processes that must agree.
+//! The simulated network behaves as kernels and wires do, and calls between nodes bear it: one claim each, each in two
+//! processes that must agree.
 //!
 //! `NAME` runs the claims whose name contains it.
 #![allow(clippy::unwrap_used, clippy::disallowed_types, reason = "a test: what fails here fails it")]
 
+#[cfg(madsim)]
+mod calls;
 #[cfg(madsim)]
 mod claims;
 #[cfg(madsim)]
@@ -37,7 +40,7 @@ mod simulated {
     pub fn main() {
         side::pin_address_space();
         let arguments: Vec<String> = std::env::args().collect();
-        let claims = || super::claims::CLAIMS.iter().chain(super::faults::CLAIMS);
+        let claims = || super::claims::CLAIMS.iter().chain(super::faults::CLAIMS).chain(super::calls::CLAIMS);
         if let Some(only) = arguments.iter().position(|argument| argument == "--claim") {
             let (_, claim) = claims().find(|(name, _)| *name == arguments[only + 1]).expect("a claim");
             side::run(side::Settings::new(7), claim);
