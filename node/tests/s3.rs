@@ -39,6 +39,10 @@ fn buckets_live_and_die() {
         assert_eq!(code(client.create_bucket("No_Good").await), "InvalidBucketName");
         client.create_bucket("another.bucket").await.unwrap();
         assert_eq!(client.list_buckets().await.unwrap(), ["another.bucket", "bucket"]);
+        let first = client.list_buckets_page("", Some(1), None).await.unwrap();
+        let second = client.list_buckets_page("", Some(1), first.next.as_deref()).await.unwrap();
+        assert_eq!((first.names, second.names, second.next), (vec!["another.bucket".to_owned()], vec!["bucket".to_owned()], None));
+        assert_eq!(client.list_buckets_page("b", None, None).await.unwrap().names, ["bucket"]);
         client.head_bucket("bucket").await.unwrap();
         assert_eq!(status(client.head_bucket("missing").await), 404);
         assert_eq!(code(client.put("missing", "k", Content::new(1, 10)).await), "NoSuchBucket");

@@ -58,11 +58,22 @@ fn every_workload_runs_on_real_processes_without_a_wrong_answer() {
         assert_eq!(check::listing(finals, listed.as_ref().unwrap()), [], "{bucket}");
     }
     assert_eq!(check::model::versions(&history), []);
+    let founded = workload::buckets(&scenario);
+    assert_eq!(check::model::buckets(&history, &founded.iter().map(String::as_str).collect::<Vec<_>>()), []);
     let tally = history.tally();
     // What even a busy machine gets to in the time.
-    for outcome in
-        ["done", "read", "read absent", "page listed", "upload begun", "copied", "refused: bucket_exists", "version made", "version read"]
-    {
+    for outcome in [
+        "done",
+        "read",
+        "read absent",
+        "page listed",
+        "upload begun",
+        "copied",
+        "refused: bucket_exists",
+        "buckets listed",
+        "version made",
+        "version read",
+    ] {
         assert!(tally.contains_key(outcome), "{outcome}: {tally:?}");
     }
     assert!(tally.keys().any(|outcome| outcome.starts_with("not done: rude, ")), "{tally:?}");

@@ -11,11 +11,12 @@
 //! {"client":2,"bucket":"v","key":"k","action":{"delete_version":"1f"},"begun":52,"begun_us":1207150,"ended":53,"ended_us":1207160,"outcome":{"made":"1f"},"revision":130}
 //! {"client":2,"bucket":"v","key":"k","action":{"set_tags":{"version":null,"tags":9}},"begun":52,"begun_us":1207170,"ended":53,"ended_us":1207180,"outcome":{"tagged":"1f"},"revision":131}
 //! {"client":3,"bucket":"c","key":"","action":"create_bucket","begun":53,"begun_us":1207200,"ended":54,"ended_us":1208000,"outcome":{"refused":"bucket_exists"},"revision":null}
+//! {"client":0,"bucket":"","key":"","action":{"list_buckets":{"prefix":"c","buckets_max":2}},"begun":55,"begun_us":1208100,"ended":56,"ended_us":1209000,"outcome":{"buckets":["c"]},"revision":null}
 //! ```
 //!
 //! `begun` and `ended` count all beginnings and ends of the run in one sequence: one operation precedes another if
 //! its `ended` is lower than the other's `begun`. Times are microseconds since the start, for people. `key` is empty
-//! where a whole bucket is asked. `revision` is what the reply's `x-keepstone-revision` said: see [`Operation::revision`].
+//! where a whole bucket is asked, and `bucket` too where all are. `revision` is what the reply's `x-keepstone-revision` said: see [`Operation::revision`].
 
 mod recorder;
 mod value;
@@ -28,7 +29,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// What is asked. Beside each action stands what its reply may tell, apart from [`Outcome::NotDone`] and
-/// [`Outcome::Unknown`], which all may; and [`Refusal::NoSuchBucket`], which all but CreateBucket may.
+/// [`Outcome::Unknown`], which all may; and [`Refusal::NoSuchBucket`], which all but CreateBucket and ListBuckets may.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -78,6 +79,8 @@ pub enum Action {
     CreateBucket,
     /// [`Outcome::Done`], [`Refusal::BucketNotEmpty`].
     DeleteBucket,
+    /// All pages of ListBuckets, each of at most `buckets_max`, as one operation: [`Outcome::Buckets`].
+    ListBuckets { prefix: String, buckets_max: Option<u32> },
     /// PutBucketVersioning, Enabled or Suspended: [`Outcome::Done`]. In buckets of which somebody asks it, writes and
     /// deletions end with [`Outcome::Made`], reads with [`Outcome::Found`].
     SetVersioning(bool),
@@ -254,6 +257,8 @@ pub enum Outcome {
     Parts(PartPage),
     /// In the order of the reply.
     Uploads(Vec<ListedUpload>),
+    /// Those of workloads, in order; others are left out.
+    Buckets(Vec<String>),
     /// A write or deletion was acknowledged, and this version id told with it.
     Made(Option<String>),
     /// What was read, and the version id told with it.
@@ -284,6 +289,7 @@ pub enum Outcome {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Operation {
     pub client: u32,
+    /// Empty for those on all buckets.
     pub bucket: String,
     /// Empty for operations on a bucket.
     pub key: String,
@@ -421,6 +427,7 @@ impl History {
                 Outcome::Listed(_) => "page listed".to_owned(),
                 Outcome::Parts(_) => "parts listed".to_owned(),
                 Outcome::Uploads(_) => "uploads listed".to_owned(),
+                Outcome::Buckets(_) => "buckets listed".to_owned(),
                 Outcome::Made(_) => "version made".to_owned(),
                 Outcome::Found { seen: Seen::Value(_), .. } => "version read".to_owned(),
                 Outcome::Found { seen: Seen::Absent, .. } => "no version".to_owned(),
@@ -480,7 +487,7 @@ mod tests {
     fn documented_lines_parse() {
         let text = include_str!("mod.rs");
         let lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("//! {")).collect();
-        assert_eq!(lines.len(), 8);
+        assert_eq!(lines.len(), 9);
         for line in lines {
             let line = format!("{{{line}\n");
             assert_eq!(History::from_lines(&line).unwrap().to_lines(), line);

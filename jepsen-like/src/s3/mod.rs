@@ -28,5 +28,5 @@ pub use client::{CONNECTIONS, Client, Error, REPLY_BYTES_MAX, Reply, Step, TIMEO
 pub use content::{Content, Mismatch, Verifier};
 pub use request::{Auth, Payload, Request, Tamper};
 pub use sign::Credentials;
-pub use verbs::{Condition, Head, List, ListKind, Listed, Page, Part, Written};
+pub use verbs::{BucketPage, Condition, Head, List, ListKind, Listed, Page, Part, Written};
 pub use xml::{Element, complete_upload};

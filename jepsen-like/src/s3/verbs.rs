@@ -90,6 +90,15 @@ pub struct List {
     pub plain: bool,
 }
 
+/// A page of the buckets.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct BucketPage {
+    /// In the order of the reply.
+    pub names: Vec<String>,
+    /// Continuation token; `None`: it is the last page.
+    pub next: Option<String>,
+}
+
 /// A part of an upload, as listed.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Part {
@@ -118,11 +127,24 @@ impl Client {
         self.call_whole(&Request::bucket("DELETE", bucket)).await.map(|_| ())
     }
 
-    /// Names of all buckets.
+    /// Names of all buckets, as many as the server puts on one page.
     pub async fn list_buckets(&self) -> Result<Vec<String>, Error> {
-        let root = self.call(&Request::new("GET", "/")).await?.xml().await?;
-        let buckets = root.child("Buckets").ok_or_else(|| Error::BadReply("no Buckets".to_owned()))?;
-        Ok(buckets.all("Bucket").map(|bucket| bucket.text_of("Name").to_owned()).collect())
+        Ok(self.list_buckets_page("", None, None).await?.names)
+    }
+
+    /// One page of the buckets whose names begin with `prefix`, from where the page with `token` as its next one ended.
+    pub async fn list_buckets_page(&self, prefix: &str, buckets_max: Option<u32>, token: Option<&str>) -> Result<BucketPage, Error> {
+        let mut request = Request::new("GET", "/");
+        if !prefix.is_empty() {
+            request = request.query("prefix", prefix);
+        }
+        if let Some(buckets_max) = buckets_max {
+            request = request.query("max-buckets", buckets_max.to_string());
+        }
+        if let Some(token) = token {
+            request = request.query("continuation-token", token);
+        }
+        bucket_page_of(&self.call(&request).await?.xml().await?)
     }
 
     pub async fn put(&self, bucket: &str, key: &str, source: impl Into<Source>) -> Result<Written, Error> {
@@ -348,6 +370,12 @@ fn number<T: std::str::FromStr>(element: &Element, name: &str) -> Result<T, Erro
     text.parse().map_err(|_| Error::BadReply(format!("{name} is \"{text}\", not a number")))
 }
 
+fn bucket_page_of(root: &Element) -> Result<BucketPage, Error> {
+    let buckets = root.child("Buckets").ok_or_else(|| Error::BadReply("no Buckets".to_owned()))?;
+    let names = buckets.all("Bucket").map(|bucket| bucket.text_of("Name").to_owned()).collect();
+    Ok(BucketPage { names, next: Some(root.text_of("ContinuationToken")).filter(|token| !token.is_empty()).map(str::to_owned) })
+}
+
 fn page_of(root: &Element, kind: ListKind) -> Result<Page, Error> {
     let encoded = root.text_of("EncodingType") == "url";
     let decode = |text: &str| {
@@ -399,5 +427,20 @@ mod tests {
         let page = page_of(&Element::parse(document.as_bytes()).unwrap(), ListKind::V2).unwrap();
         assert_eq!((page.objects[0].key.as_str(), page.objects[0].bytes, page.objects[0].etag.as_str()), ("a b/ü ", 12, "\"e\""));
         assert_eq!((page.prefixes, page.next), (vec!["p/".to_owned()], Some("t+".to_owned())));
+    }
+
+    #[test]
+    fn a_page_of_buckets_names_them_and_where_to_go_on() {
+        let page = |rest: &str| {
+            let document = format!("<ListAllMyBucketsResult><Owner><ID>o</ID></Owner>{rest}</ListAllMyBucketsResult>");
+            bucket_page_of(&Element::parse(document.as_bytes()).unwrap())
+        };
+        let two = "<Buckets><Bucket><Name>a</Name></Bucket><Bucket><Name>b</Name></Bucket></Buckets>";
+        let names = vec!["a".to_owned(), "b".to_owned()];
+        let last = BucketPage { names: names.clone(), next: None };
+        assert_eq!(page(two).unwrap(), last);
+        assert_eq!(page(&format!("{two}<ContinuationToken>t</ContinuationToken>")).unwrap(), BucketPage { names, next: Some("t".into()) });
+        assert_eq!(page("<Buckets/>").unwrap(), BucketPage::default());
+        assert!(matches!(page(""), Err(Error::BadReply(_))));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::draws::Draws;
-use super::step::{Naming, Place, PlannedAction, PlannedList, Rudeness, Step, UploadName, VersionAction, WIDE_FROM, key_name};
+use super::step::{Naming, Place, PlannedAction, PlannedList, Rudeness, Step, UploadName, VersionAction, WIDE_FROM, bucket_name, key_name};
 use crate::scenario::{Scenario, Workload, WorkloadKind};
 
 /// Buckets that a workload of buckets creates and deletes.
@@ -307,14 +307,22 @@ impl<'a> Drawing<'a> {
     fn buckets(&mut self) -> PlannedAction {
         let bucket = u32::try_from(self.draws.below(u64::from(RACED_BUCKETS))).expect("few buckets");
         let at = Place(bucket, self.key());
-        match self.draws.below(20) {
+        match self.draws.below(22) {
             0..=3 => PlannedAction::CreateBucket(bucket),
             4..=7 => PlannedAction::DeleteBucket(bucket),
             8..=11 => PlannedAction::Put { at, bytes: self.bytes() },
             12..=16 => PlannedAction::Delete(at),
             17..=18 => PlannedAction::Get(at),
-            _ => self.list(bucket),
+            19 => self.list(bucket),
+            _ => self.list_buckets(bucket),
         }
+    }
+
+    /// All that there are, or of any prefix that the name has, in small pages as in large ones.
+    fn list_buckets(&mut self, bucket: u32) -> PlannedAction {
+        let mut prefix = bucket_name(self.workload_number, bucket);
+        prefix.truncate(if self.draws.once_in(2) { 0 } else { 1 + self.draws.one_of(prefix.len()) });
+        PlannedAction::ListBuckets { prefix, buckets_max: [None, None, Some(1), Some(2)][self.draws.one_of(4)] }
     }
 
     fn versioned(&mut self) -> PlannedAction {
@@ -454,7 +462,14 @@ mod tests {
         for what in ["delete_many", "\"v1\":true", "\"d\":\"/\"", "\"a\":", "\"m\":1}"] {
             holds(&lists, what);
         }
-        for what in ["create_bucket", "delete_bucket", "\"k\":[2,"] {
+        for what in [
+            "create_bucket",
+            "delete_bucket",
+            "\"k\":[2,",
+            "{\"list_buckets\":{}}",
+            "{\"list_buckets\":{\"m\":1}}",
+            "{\"list_buckets\":{\"p\":\"work-0-2\"",
+        ] {
             holds(&drawn("buckets", 0..1), what);
         }
         for what in [

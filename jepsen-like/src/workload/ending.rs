@@ -40,6 +40,10 @@ impl Work {
             if matches!(operation.action, Action::SetVersioning(_)) {
                 versioned.insert(operation.bucket.clone());
             }
+            // A listing of the buckets is of none of them.
+            if operation.bucket.is_empty() {
+                continue;
+            }
             let keys = used.entry(operation.bucket).or_default();
             if !operation.key.is_empty() {
                 keys.insert(operation.key);

@@ -1,9 +1,11 @@
-//! Listings, page by page; each page is an operation of its own.
+//! Listings, page by page: of the keys of a bucket, where each page is an operation of its own, and of the buckets, where all
+//! pages are one.
 
 use super::answer::{failed, wrong};
+use super::step::BUCKETS_PREFIX;
 use super::worker::Work;
-use crate::history::{self, Action, After, List, Listed, Outcome, Page};
-use crate::s3::{self, Client};
+use crate::history::{self, Action, After, List, Listed, Outcome, Page, Reply};
+use crate::s3::{self, BucketPage, Client};
 
 /// Pages of one listing at most: with small pages of many keys the rest says nothing new.
 const PAGES_MAX: usize = 100;
@@ -60,4 +62,63 @@ async fn page(work: &Work, client: &Client, bucket: &str, list: &List) -> Outcom
         keys.push(Listed { key: row.key, value: named });
     }
     Outcome::Listed(Page { keys, prefixes: page.prefixes, truncated: page.truncated, next: page.next })
+}
+
+/// List the buckets whose names begin with `prefix`, to the last page. Those that are no workload's are left out: of them the
+/// history knows nothing.
+pub(super) async fn buckets(client: &Client, prefix: &str, buckets_max: Option<u32>) -> Reply {
+    let mut names: Vec<String> = Vec::new();
+    let mut token = None;
+    for _ in 0..PAGES_MAX {
+        let page = match client.list_buckets_page(prefix, buckets_max, token.as_deref()).await {
+            Ok(page) => page,
+            Err(error) => return failed(&error).into(),
+        };
+        if let Err(reason) = check_page(&page, prefix, buckets_max, names.last()) {
+            return wrong(reason).into();
+        }
+        names.extend(page.names);
+        token = page.next;
+        if token.is_none() {
+            names.retain(|name| name.starts_with(BUCKETS_PREFIX));
+            return Outcome::Buckets(names).into();
+        }
+    }
+    Outcome::NotDone(format!("not ended after {PAGES_MAX} pages")).into()
+}
+
+/// What no page can be, whatever buckets there are; `last` is the last name of the pages before.
+fn check_page(page: &BucketPage, prefix: &str, buckets_max: Option<u32>, last: Option<&String>) -> Result<(), String> {
+    if buckets_max.is_some_and(|most| page.names.len() > most as usize) {
+        return Err(format!("{} buckets on a page of at most {buckets_max:?}", page.names.len()));
+    }
+    if let Some(stranger) = page.names.iter().find(|name| !name.starts_with(prefix)) {
+        return Err(format!("bucket {stranger} is listed under the prefix {prefix}"));
+    }
+    let names: Vec<&String> = last.into_iter().chain(&page.names).collect();
+    match names.windows(2).find(|pair| pair[0] >= pair[1]) {
+        Some(pair) => Err(format!("bucket {} is listed behind {}", pair[1], pair[0])),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_buckets_that_cannot_be_is_wrong() {
+        let check = |names: &[&str], prefix: &str, most: Option<u32>, last: Option<&str>| {
+            let page = BucketPage { names: names.iter().map(|name| (*name).to_owned()).collect(), next: None };
+            check_page(&page, prefix, most, last.map(str::to_owned).as_ref()).is_ok()
+        };
+        assert!(check(&["a", "b"], "", None, None));
+        assert!(check(&["ab", "ac"], "a", Some(2), Some("aa")));
+        assert!(check(&[], "a", Some(1), Some("aa")));
+        assert!(!check(&["a", "b"], "", Some(1), None));
+        assert!(!check(&["b"], "a", None, None));
+        assert!(!check(&["b", "a"], "", None, None));
+        assert!(!check(&["a", "a"], "", None, None));
+        assert!(!check(&["a", "b"], "", None, Some("a")));
+    }
 }

@@ -137,6 +137,13 @@ pub enum PlannedAction {
     CopyOntoItself(Place),
     CreateBucket(u32),
     DeleteBucket(u32),
+    /// All pages, one after another, each of at most so many.
+    ListBuckets {
+        #[serde(rename = "p", default, skip_serializing_if = "String::is_empty")]
+        prefix: String,
+        #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+        buckets_max: Option<u32>,
+    },
     /// In a workload of versions.
     #[serde(rename = "v")]
     Version(VersionAction),
@@ -321,9 +328,12 @@ impl Step {
     }
 }
 
+/// What names of workloads' buckets begin with, and no others'.
+pub(super) const BUCKETS_PREFIX: &str = "work-";
+
 /// Name of bucket number `bucket` of a workload.
 pub fn bucket_name(workload: u32, bucket: u32) -> String {
-    format!("work-{workload}-{bucket}")
+    format!("{BUCKETS_PREFIX}{workload}-{bucket}")
 }
 
 /// What keys begin with, in turn: folders, letters that must be escaped, neighbours of the delimiter.
@@ -361,6 +371,8 @@ mod tests {
             }),
             PlannedAction::Complete { upload: UploadName::LatestOf(3), naming: Naming::ButFirst },
             PlannedAction::DeleteBucket(2),
+            PlannedAction::ListBuckets { prefix: "work-0-".to_owned(), buckets_max: Some(1) },
+            PlannedAction::ListBuckets { prefix: String::new(), buckets_max: None },
             PlannedAction::Rude { manner: Rudeness::WrongTrailer, at: Place(0, 1), bytes: 7 },
         ];
         for action in actions {

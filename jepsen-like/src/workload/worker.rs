@@ -150,6 +150,10 @@ impl Worker {
             PlannedAction::CopyOntoItself(at) => self.copy(step, client, *at, *at).await,
             PlannedAction::CreateBucket(bucket) => self.bucket(step, client, *bucket, Action::CreateBucket).await,
             PlannedAction::DeleteBucket(bucket) => self.bucket(step, client, *bucket, Action::DeleteBucket).await,
+            PlannedAction::ListBuckets { prefix, buckets_max } => {
+                let action = Action::ListBuckets { prefix: prefix.clone(), buckets_max: *buckets_max };
+                self.record_in(step, "", "", action, listing::buckets(client, prefix, *buckets_max)).await;
+            }
             PlannedAction::Rude { manner, at, bytes } => self.rude(step, client, *manner, *at, step.value(*bytes)).await,
             PlannedAction::Version(action) => self.version(step, client, action).await,
             PlannedAction::CreateUpload(at) => {

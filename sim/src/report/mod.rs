@@ -114,8 +114,8 @@ fn shown(timeline: &Timeline, again: &str) -> Value {
 
 /// The key, or the bucket where a whole one is asked.
 fn key(operation: &Value) -> &str {
-    let text = |field: &str| operation[field].as_str().unwrap_or_default();
-    if text("key").is_empty() { text("bucket") } else { text("key") }
+    let text = |field: &str| operation[field].as_str().filter(|text| !text.is_empty());
+    text("key").or_else(|| text("bucket")).unwrap_or("all buckets")
 }
 
 /// The name of a variant, as serde writes it.

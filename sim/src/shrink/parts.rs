@@ -135,6 +135,7 @@ fn keys(plan: &Plan) -> (BTreeMap<Key, usize>, Vec<Option<Key>>) {
             | PlannedAction::CreateUpload(at)
             | PlannedAction::CopyOntoItself(at)
             | PlannedAction::Copy { to: at, .. } => *at,
+            PlannedAction::ListBuckets { .. } => return None,
             PlannedAction::DeleteMany(places) => *places.first()?,
             PlannedAction::List(list) => return Some((step.workload, list.bucket, None)),
             PlannedAction::CreateBucket(bucket) | PlannedAction::DeleteBucket(bucket) | PlannedAction::ListUploads(bucket) => {

@@ -2,6 +2,7 @@
 
 use super::{OWNER, Operations, not_implemented, soon, timestamp};
 use crate::error;
+use placement::BucketState;
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
@@ -79,7 +80,8 @@ impl Operations {
                 after = last.name.clone();
             }
             // One that is being deleted is there until it is removed.
-            found.extend(page.into_iter().filter(|bucket| bucket.name.starts_with(&prefix)));
+            let hidden = |state| state == BucketState::Deleting && runtime::planted("deleting-bucket-not-listed");
+            found.extend(page.into_iter().filter(|bucket| bucket.name.starts_with(&prefix) && !hidden(bucket.state)));
         }
         let truncated = found.len() > max;
         found.truncate(max);

@@ -2,6 +2,9 @@
 //! while it does not exist (I10). So an accepted PUT is never lost by an accepted DeleteBucket that raced it, and of
 //! two CreateBucket, with no DeleteBucket between them, one wins.
 //!
+//! A listing of the buckets proves of each bucket by itself that it exists, or that it does not. Its pages are walked one after
+//! another, so it need not show the buckets of one moment: what it names and what it leaves out each fits into its own time.
+//!
 //! Besides, a DeleteBucket is refused as not empty only if some key may have stood, or some upload been under way.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,18 +16,26 @@ use crate::check::register::{Effect, Registers, Step, registers};
 use crate::check::search::{Machine, Span};
 use crate::history::{Action, History, Operation, Outcome, Refusal, Value};
 
-/// Check every bucket of `history` that somebody created or deleted; `standing` existed before it began.
+/// Check every bucket of `history` that somebody created or deleted, and where somebody listed the buckets, all that were
+/// named or stand; `standing` existed before it began.
 pub fn buckets(history: &History, standing: &[&str]) -> Vec<Violation> {
     let of_bucket = |operation: &&Operation| matches!(operation.action, Action::CreateBucket | Action::DeleteBucket);
-    let names: BTreeSet<&str> = history.operations.iter().filter(of_bucket).map(|operation| operation.bucket.as_str()).collect();
+    let mortal: BTreeSet<&str> = history.operations.iter().filter(of_bucket).map(|operation| operation.bucket.as_str()).collect();
+    let mut names = mortal.clone();
+    for operation in &history.operations {
+        let Outcome::Buckets(listed) = &operation.outcome else { continue };
+        names.extend(standing.iter().copied().chain(listed.iter().map(String::as_str)));
+    }
     let registers = registers(history, &[]);
     let mut violations = Vec::new();
     for name in names {
         let exists = standing.contains(&name);
-        let own: Vec<(&Operation, Deed)> =
-            history.operations.iter().filter(|operation| operation.bucket == name).filter_map(|one| Some((one, deed(one)?))).collect();
+        let own: Vec<(&Operation, Deed)> = history.operations.iter().filter_map(|one| Some((one, deed(one, name)?))).collect();
         // The bucket alone, then with each of its keys.
         violations.extend(judge_key(name, "", &own, &[], exists));
+        if !mortal.contains(name) {
+            continue;
+        }
         for ((_, key), steps) in registers.range((name, "")..).take_while(|((of, _), _)| *of == name) {
             if !key.is_empty() {
                 violations.extend(judge_key(name, key, &own, steps, exists));
@@ -48,7 +59,15 @@ enum Deed {
     Key(Effect),
 }
 
-fn deed(operation: &Operation) -> Option<Deed> {
+/// What `operation` does to the bucket `name`, or tells of it.
+fn deed(operation: &Operation, name: &str) -> Option<Deed> {
+    if let (Action::ListBuckets { prefix, .. }, Outcome::Buckets(listed)) = (&operation.action, &operation.outcome) {
+        let named = listed.iter().any(|one| one == name);
+        return name.starts_with(prefix).then_some(if named { Deed::Exists } else { Deed::Missing });
+    }
+    if operation.bucket != name {
+        return None;
+    }
     Some(match (&operation.action, &operation.outcome) {
         (Action::CreateBucket, Outcome::Done | Outcome::Unknown(_)) => Deed::Create,
         (Action::DeleteBucket, Outcome::Done | Outcome::Unknown(_)) => Deed::Delete,
@@ -162,12 +181,19 @@ mod tests {
     use crate::history::Seen;
 
     fn holds(log: &mut Log) -> bool {
+        holds_with(log, &[])
+    }
+
+    fn holds_with(log: &mut Log, standing: &[&str]) -> bool {
         for operation in &mut log.history.operations {
-            if matches!(operation.action, Action::CreateBucket | Action::DeleteBucket) {
+            if matches!(operation.action, Action::CreateBucket | Action::DeleteBucket | Action::ListBuckets { .. }) {
                 operation.key.clear();
             }
+            if matches!(operation.action, Action::ListBuckets { .. }) {
+                operation.bucket.clear();
+            }
         }
-        buckets(&log.history, &[]).is_empty()
+        buckets(&log.history, standing).is_empty()
     }
 
     fn refused(refusal: Refusal) -> Outcome {
@@ -239,5 +265,113 @@ mod tests {
         assert!(race(Outcome::NotDone("409 OperationAborted".to_owned()), Outcome::Done, refused(Refusal::NoSuchBucket)));
         assert!(race(Outcome::Done, Outcome::Unknown("cut".to_owned()), seen()));
         assert!(!race(Outcome::Done, Outcome::Done, seen()));
+    }
+
+    fn list(prefix: &str) -> Action {
+        Action::ListBuckets { prefix: prefix.to_owned(), buckets_max: Some(1) }
+    }
+
+    fn named(names: &[&str]) -> Outcome {
+        Outcome::Buckets(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    /// Adds the bucket's operations and those that list the buckets.
+    type Story<'a> = &'a dyn Fn(&mut Log);
+
+    #[test]
+    fn a_listing_names_the_buckets_that_exist() {
+        let truths: [Story<'_>; 8] = [
+            &|log| {
+                log.end(list(""), named(&[])).done(Action::CreateBucket).end(list(""), named(&["b"]));
+                log.put(1).end(list("b"), named(&["b"])).delete().done(Action::DeleteBucket).end(list(""), named(&[]));
+            },
+            // Of another prefix it tells nothing.
+            &|log| {
+                log.done(Action::CreateBucket).end(list("c"), named(&[]));
+            },
+            // It goes on while the bucket is created, and while it is deleted: either will do.
+            &|log| {
+                let (before, after) = (log.begin(list("")), log.begin(list("")));
+                log.done(Action::CreateBucket).finish(before, named(&[])).finish(after, named(&["b"]));
+            },
+            &|log| {
+                log.done(Action::CreateBucket);
+                let (before, after) = (log.begin(list("")), log.begin(list("")));
+                log.done(Action::DeleteBucket).finish(before, named(&["b"])).finish(after, named(&[]));
+            },
+            // What may have been created or deleted shows, or not.
+            &|log| {
+                log.unknown(Action::CreateBucket).end(list(""), named(&[])).end(list(""), named(&["b"]));
+            },
+            &|log| {
+                log.done(Action::CreateBucket).unknown(Action::DeleteBucket).end(list(""), named(&["b"])).end(list(""), named(&[]));
+            },
+            // One that failed says nothing, nor does one whose outcome is unknown.
+            &|log| {
+                log.done(Action::CreateBucket).unknown(list("")).end(list(""), Outcome::NotDone("503".to_owned()));
+            },
+            &|log| {
+                let deleting = log.done(Action::CreateBucket).put(1).begin(Action::DeleteBucket);
+                log.end(list(""), named(&["b"])).finish(deleting, refused(Refusal::BucketNotEmpty)).end(list(""), named(&["b"]));
+            },
+        ];
+        for (number, truth) in truths.iter().enumerate() {
+            let mut log = Log::default();
+            truth(&mut log);
+            assert!(holds(&mut log), "truth {number}");
+        }
+    }
+
+    #[test]
+    fn a_listing_that_lies_is_found() {
+        let lies: [Story<'_>; 8] = [
+            // It misses one that stands.
+            &|log| {
+                log.done(Action::CreateBucket).end(list(""), named(&[]));
+            },
+            &|log| {
+                log.done(Action::CreateBucket).end(list("b"), named(&[])).put(1);
+            },
+            // It names one that was deleted before, or not created yet.
+            &|log| {
+                log.done(Action::CreateBucket).done(Action::DeleteBucket).end(list(""), named(&["b"]));
+            },
+            &|log| {
+                log.end(list(""), named(&["b"])).done(Action::CreateBucket);
+            },
+            // It misses one that somebody tries to delete, and cannot.
+            &|log| {
+                let deleting = log.done(Action::CreateBucket).put(1).begin(Action::DeleteBucket);
+                log.end(list(""), named(&[])).finish(deleting, refused(Refusal::BucketNotEmpty));
+            },
+            // It takes back what the one before it told.
+            &|log| {
+                let deleting = log.done(Action::CreateBucket).begin(Action::DeleteBucket);
+                log.end(list(""), named(&[])).end(list(""), named(&["b"])).finish(deleting, Outcome::Done);
+            },
+            &|log| {
+                let creating = log.begin(Action::CreateBucket);
+                log.end(list(""), named(&["b"])).end(Action::Get, refused(Refusal::NoSuchBucket)).finish(creating, Outcome::Done);
+            },
+            // Nobody ever created it.
+            &|log| {
+                log.done(Action::CreateBucket).end(list(""), named(&["b", "c"]));
+            },
+        ];
+        for (number, lie) in lies.iter().enumerate() {
+            let mut log = Log::default();
+            lie(&mut log);
+            assert!(!holds(&mut log), "lie {number}");
+        }
+    }
+
+    #[test]
+    fn what_stands_from_the_beginning_is_always_listed() {
+        let judged = |names: &[&str]| {
+            let mut log = Log::default();
+            log.end(list(""), named(names));
+            holds_with(&mut log, &["s"])
+        };
+        assert!(judged(&["s"]) && !judged(&[]));
     }
 }
