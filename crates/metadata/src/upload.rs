@@ -278,7 +278,7 @@ fn agrees(named: &NamedPart, head: &PartHead<'_>) -> bool {
 
 /// The answer to a Complete whose upload is not under way: that of the first one, if it named the same parts.
 fn repeated(rows: &impl Read, bucket: BucketId, key: &str, upload: UploadId, named: &[NamedPart]) -> Result<Completed, Error> {
-    let Some(row) = rows.row::<CompletedRow>(&keys::completed(upload))? else { return Err(Error::NoSuchUpload) };
+    let Some(row) = result_of(rows, bucket, key, upload)? else { return Err(Error::NoSuchUpload) };
     let same_parts = match &row.record.body {
         Body::Parts { parts, .. } => parts.iter().map(|part| part.number).eq(named.iter().map(|part| part.number)),
         Body::Inline(_) | Body::Blobs(_) => false,
@@ -288,6 +288,20 @@ fn repeated(rows: &impl Read, bucket: BucketId, key: &str, upload: UploadId, nam
     }
     probe!("complete-repeated");
     Ok(Completed { record: row.record, versioned: row.versioned })
+}
+
+/// What completing `upload` came to: as it is kept, or, if that was long ago, as the object says that it made and that nobody has replaced.
+fn result_of(rows: &impl Read, bucket: BucketId, key: &str, upload: UploadId) -> Result<Option<CompletedRow>, Error> {
+    if let Some(kept) = rows.row(&keys::completed(upload))? {
+        return Ok(Some(kept));
+    }
+    let Some(Version::Object(record)) = versions::newest(rows, bucket, key)? else { return Ok(None) };
+    if !matches!(record.body, Body::Parts { upload: made_by, .. } if made_by == upload) {
+        return Ok(None);
+    }
+    probe!("complete-repeated-long-after");
+    let versioned = bucket::readable(rows, bucket)?.versioning != Versioning::Unversioned;
+    Ok(Some(CompletedRow { bucket, key: key.to_string(), record, versioned }))
 }
 
 /// Keep a result, and drop the oldest beyond [`RESULTS_KEPT`]: by revision, as clocks do not order anything here.

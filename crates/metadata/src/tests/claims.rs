@@ -56,16 +56,25 @@ fn record_of(tag: &str) -> Record {
 #[test]
 fn only_the_last_results_are_kept_by_revision() {
     let mut machine = Machine::open();
-    for upload in 1..=u128::from(RESULTS_KEPT) + 2 {
+    let record = completed_upload(&mut machine);
+    // Behind those of `completed_upload`.
+    let first = 11;
+    for upload in first..=first + u128::from(RESULTS_KEPT) + 1 {
         let number = u64::try_from(upload).unwrap();
-        machine.create_upload("k", upload).unwrap();
-        machine.put_part("k", upload, part(1, number, &[blob(number, 10)])).unwrap();
-        machine.complete("k", upload, vec![named(1, number)]).unwrap();
+        machine.create_upload("l", upload).unwrap();
+        machine.put_part("l", upload, part(1, number, &[blob(number, 10)])).unwrap();
+        machine.complete("l", upload, vec![named(1, number)]).unwrap();
     }
     assert_eq!(machine.family(keys::COMPLETED).len(), RESULTS_KEPT as usize);
     assert_eq!(machine.family(keys::COMPLETIONS).len(), RESULTS_KEPT as usize);
-    assert_eq!(machine.complete("k", 2, vec![named(1, 2)]), Err(Error::NoSuchUpload));
-    assert!(machine.complete("k", 3, vec![named(1, 3)]).is_ok());
+    assert_eq!(machine.complete("l", first + 1, vec![named(1, 12)]), Err(Error::NoSuchUpload));
+    assert!(machine.complete("l", first + 2, vec![named(1, 13)]).is_ok());
+    // What an older one made says so itself, until it is replaced.
+    assert_eq!(machine.complete("k", 1, vec![named(1, 1), named(3, 3)]), Ok(record));
+    assert_eq!(machine.complete("k", 1, vec![named(1, 1), named(3, 2)]), Err(Error::NoSuchUpload));
+    assert_eq!(machine.complete("l", 1, vec![named(1, 1), named(3, 3)]), Err(Error::NoSuchUpload));
+    machine.put("k", record_of("later")).unwrap();
+    assert_eq!(machine.complete("k", 1, vec![named(1, 1), named(3, 3)]), Err(Error::NoSuchUpload));
 }
 
 #[test]
