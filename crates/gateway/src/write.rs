@@ -132,8 +132,17 @@ impl WritePath {
 
     /// Make the bytes of `incoming` safe. On success nothing but the commit is left to do.
     pub async fn store(&self, home: Home, incoming: &mut Incoming, memory: Memory) -> Result<Stored, Error> {
+        self.store_beyond(self.inline_bytes_max as u64, home, incoming, memory).await
+    }
+
+    /// The same for a part, none of which lies in its row: those of an upload are read at once by its partition.
+    pub async fn store_part(&self, home: Home, incoming: &mut Incoming, memory: Memory) -> Result<Stored, Error> {
+        self.store_beyond(0, home, incoming, memory).await
+    }
+
+    async fn store_beyond(&self, inline_max: u64, home: Home, incoming: &mut Incoming, memory: Memory) -> Result<Stored, Error> {
         let bytes = incoming.remaining();
-        if bytes == 0 || bytes <= self.inline_bytes_max as u64 {
+        if bytes <= inline_max {
             return self.store_inline(incoming, memory).await;
         }
         let mut blobs = Vec::new();

@@ -65,7 +65,7 @@ impl Operations {
         let bucket = self.bucket(&input.bucket, soon()).await?;
         let (null, bucket) = (null_by_cache(&bucket), reference(&bucket));
         let home = Home::of(bucket.id, &input.key);
-        let mut stored = self.copy_bytes(home, source, 0..record.bytes, Expected::compute(kind)).await?;
+        let mut stored = self.copy_bytes(home, source, 0..record.bytes, Expected::compute(kind), false).await?;
         // An ETag without a dash is the MD5 of the bytes: what was read must be what was once written.
         if !record.etag.contains('-') && stored.digested.etag != record.etag {
             tracing::error!(bucket = %input.bucket, key = %input.key, "the bytes that were copied are not those of the source's ETag");
@@ -122,7 +122,7 @@ impl Operations {
         }
         let home = Home::of(bucket.id, &input.key);
         let kind = upload.checksum.map(|(kind, _)| kind);
-        let stored = self.copy_bytes(home, source, range, Expected::compute(kind)).await?;
+        let stored = self.copy_bytes(home, source, range, Expected::compute(kind), true).await?;
         let Digested { etag: tag, checksum } = stored.digested;
         let part = Part { number, bytes: stored.bytes, etag: tag, checksum, modified_ms: runtime::time::wall_ms(), body: stored.body };
         self.put_part(&input.bucket, &bucket, &input.key, id, &part, stored.deadline).await?;
@@ -154,8 +154,15 @@ impl Operations {
         Ok((source, current))
     }
 
-    /// Read a range of the source and make it safe as new blobs.
-    async fn copy_bytes(&self, home: Home, source: Source, range: std::ops::Range<u64>, expected: Expected) -> S3Result<Stored> {
+    /// Read a range of the source and make it safe, for an object or for a part of one.
+    async fn copy_bytes(
+        &self,
+        home: Home,
+        source: Source,
+        range: std::ops::Range<u64>,
+        expected: Expected,
+        part: bool,
+    ) -> S3Result<Stored> {
         let bytes = range.end - range.start;
         // One admission for the whole copy: who held memory for reading while waiting for some to write could wait in a ring. It
         // covers a blob on its way out, and a piece of the source with the shards that it is decoded from.
@@ -171,7 +178,12 @@ impl Operations {
             }
         });
         let mut incoming = Incoming::of_copy(pieces.boxed(), bytes, expected);
-        self.write.store(home, &mut incoming, Memory::Held).await.map_err(error::of_write)
+        let stored = if part {
+            self.write.store_part(home, &mut incoming, Memory::Held).await
+        } else {
+            self.write.store(home, &mut incoming, Memory::Held).await
+        };
+        stored.map_err(error::of_write)
     }
 
     /// Commit a part whose body is safe.

@@ -130,7 +130,7 @@ impl Operations {
         let expected = Expected::of_request(&headers, input.checksum_algorithm.as_ref(), wanted)?;
         let home = Home::of(bucket.id, &input.key);
         let mut incoming = Incoming::of_client(input.body.take(), bytes, trailing_headers, expected);
-        let stored = self.write.store(home, &mut incoming, Memory::PerBlob).await.map_err(error::of_write)?;
+        let stored = self.write.store_part(home, &mut incoming, Memory::PerBlob).await.map_err(error::of_write)?;
         let part = metadata::Part {
             number,
             bytes: stored.bytes,
