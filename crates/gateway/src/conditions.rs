@@ -67,8 +67,9 @@ pub fn of_write(headers: &HeaderMap) -> S3Result<Preconditions> {
 /// Whether a range holds under `If-Range`: with an ETag or date that no longer fits, the whole object is sent.
 pub fn range_holds(headers: &HeaderMap, etag: &str, modified_ms: u64) -> bool {
     let Some(text) = headers.get("if-range") else { return true };
-    if let Some(since) = date(headers, "if-range") {
-        return i64::try_from(modified_ms / 1000).is_ok_and(|modified| modified <= since);
+    // Exactly this date, says RFC 9110: an older object is another one just as a newer one is.
+    if let Some(date) = date(headers, "if-range") {
+        return i64::try_from(modified_ms / 1000).is_ok_and(|modified| modified == date);
     }
     text.to_str().is_ok_and(|text| matches!(parse_etags(text, Comparison::Strong), Some(etags) if names(&etags, etag)))
 }
@@ -211,7 +212,7 @@ mod tests {
             range_holds(&headers, "abc", MODIFIED)
         };
         assert!(holds("\"abc\"") && holds(SAME));
-        assert!(!holds("\"x\"") && !holds("W/\"abc\"") && !holds(BEFORE));
+        assert!(!holds("\"x\"") && !holds("W/\"abc\"") && !holds(BEFORE) && !holds(AFTER));
     }
 
     #[test]
