@@ -38,7 +38,8 @@ impl Operations {
             if let (Some(key), Some(marker)) = (&query.after_key, marker) {
                 query.after_version = match marker.within(bucket.id) {
                     VersionId::Numbered(revision) => Some(revision),
-                    VersionId::Null => metadata.place(&bucket, key, VersionId::Null, deadline).await?,
+                    // Gone since: rather some versions of the key once more than not at all.
+                    VersionId::Null => metadata.place(&bucket, key, VersionId::Null, deadline).await?.or(Some(Revision(u64::MAX))),
                 };
             }
             metadata.list_versions(&bucket, query, deadline).await
