@@ -69,11 +69,15 @@ impl Client {
     }
 
     /// Close it everywhere under `attempt`: writers get [`Error::Closed`] from then on. Returns whether every
-    /// partition is empty (no key and no upload), proved inside the closing commands.
+    /// partition is empty (no key and no upload), proved inside the closing commands. If one is not, that is the answer, also if others
+    /// were not reached: no partition has removed the bucket then, nor may under this attempt.
     pub async fn close_bucket(&self, bucket: &BucketRef, attempt: u64, deadline: Instant) -> Result<bool, Error> {
-        let empty: Vec<bool> =
-            self.everywhere(bucket, deadline, |share| Command::CloseBucket { bucket: bucket.id, attempt, share }).await?;
-        Ok(empty.into_iter().all(|empty| empty))
+        let close = |share| Command::CloseBucket { bucket: bucket.id, attempt, share };
+        let closed: Vec<Result<bool, Error>> = self.each(bucket, deadline, close).await?;
+        if closed.contains(&Ok(false)) {
+            return Ok(false);
+        }
+        closed.into_iter().collect::<Result<Vec<bool>, Error>>().map(|_| true)
     }
 
     /// Remove the closed, empty incarnation under `attempt`. Afterwards its partitions answer [`Error::NotOpen`], for ever.
@@ -420,11 +424,21 @@ impl Client {
         deadline: Instant,
         command: impl Fn(Share) -> Command,
     ) -> Result<Vec<T>, Error> {
+        self.each(bucket, deadline, command).await?.into_iter().collect()
+    }
+
+    /// [`Client::everywhere`], with what each of them answered.
+    async fn each<T: DeserializeOwned>(
+        &self,
+        bucket: &BucketRef,
+        deadline: Instant,
+        command: impl Fn(Share) -> Command,
+    ) -> Result<Vec<Result<T, Error>>, Error> {
         let of = u32::try_from(bucket.partitions.len()).map_err(|_| Error::Malformed("too many partitions".into()))?;
         check_partitions(bucket)?;
         let commands: Vec<Command> = (0..of).map(|index| command(Share { index, of })).collect();
         let sent = bucket.partitions.iter().zip(&commands).map(|(group, command)| self.command(*group, command, deadline));
-        join_all(sent).await.into_iter().collect()
+        Ok(join_all(sent).await)
     }
 
     /// Send a command under the next number of its partition's session.

@@ -89,12 +89,12 @@ impl Steps {
         }
         let partitions = reference(&taken);
         // From then on no partition obeys who began it.
-        self.metadata.close_bucket(&partitions, taken.attempt, deadline).await.map_err(error::of_metadata)?;
-        if taken.state == BucketState::Creating || self.is_removed_somewhere(&partitions, deadline).await? {
+        let empty = self.metadata.close_bucket(&partitions, taken.attempt, deadline).await.map_err(error::of_metadata)?;
+        if taken.state == BucketState::Creating || (empty && self.is_removed_somewhere(&partitions, deadline).await?) {
             // Nobody could write yet, or all of it was proved empty, and nothing was opened since.
             return self.remove(&taken, soon()).await;
         }
-        self.reopen(&taken, deadline).await
+        self.reopen(&taken, soon()).await
     }
 
     async fn is_removed_somewhere(&self, bucket: &BucketRef, deadline: Instant) -> S3Result<bool> {
