@@ -2,7 +2,6 @@
 #![cfg(not(madsim))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-#[allow(dead_code, reason = "the other test that uses it needs more of it")]
 mod cluster;
 
 use std::sync::Arc;

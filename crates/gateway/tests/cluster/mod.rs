@@ -1,4 +1,5 @@
 //! A whole cluster in this process: one node with six folders, every service, and the operations of S3 on top.
+#![allow(dead_code, reason = "not every test needs all of it")]
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -30,7 +31,6 @@ pub const INLINE_BYTES: usize = 8 << 10;
 
 pub struct Cluster {
     pub operations: Operations,
-    #[allow(dead_code, reason = "one of the tests that use this module reads it")]
     pub placement: placement::Client,
     pub server: Arc<storage::Server>,
     folders: Vec<TempDir>,
