@@ -124,7 +124,7 @@ impl Ledger {
 }
 
 /// Groups of which fewer than a majority of the replicas can be reached.
-fn without_quorum(harm: &Harm, logs: &Logs) -> BTreeSet<GroupId> {
+pub fn without_quorum(harm: &Harm, logs: &Logs) -> BTreeSet<GroupId> {
     let lacks = |group: &GroupId| {
         let voters: Vec<bool> = logs.voters(*group).map(|drive| harm.out(drive).is_none()).collect();
         voters.iter().filter(|reachable| **reachable).count() <= voters.len() / 2

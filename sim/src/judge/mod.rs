@@ -352,18 +352,33 @@ impl Judge {
         ledger.lost().filter(|line| Some(line.bucket) == id).map(|line| line.key.as_str()).collect()
     }
 
-    /// What the clients saw. Beyond the budget, keys may be unreadable that the ledger calls lost, and no others.
+    /// Which of `keys` nobody can ask for, as faults beyond the budget left the group that would know without a quorum: also of a key that
+    /// nothing stands under nobody can say so then.
+    fn out_of_reach<'a>(&self, bucket: &str, keys: impl Iterator<Item = &'a String>) -> BTreeSet<&'a str> {
+        if !self.beyond_budget() {
+            return BTreeSet::new();
+        }
+        let state = self.state.lock().expect("nothing panics under this lock");
+        let lacking = ledger::without_quorum(&Harm::now(&self.drives, &self.cluster), &state.logs);
+        let Some(bucket) = node::inspect::bucket(state.logs.root().rows(), bucket) else { return BTreeSet::new() };
+        let group = |key: &str| bucket.partitions[(protocol::key_hash(bucket.id, key) % bucket.partitions.len() as u64) as usize];
+        keys.map(String::as_str).filter(|key| lacking.contains(&group(key))).collect()
+    }
+
+    /// What the clients saw. Beyond the budget, keys may be unreadable that the ledger calls lost or that are out of reach, and no others.
     fn judge_history(&self, history: &History, read_back: &BTreeMap<String, Standing>, ledger: &Ledger) -> Vec<Violation> {
         let (mut violations, mut found): (Vec<check::Violation>, Vec<Violation>) = (Vec::new(), Vec::new());
         for (bucket, Standing { finals, listed }) in read_back {
             let lost = self.lost_keys(bucket, ledger);
             let mut unsound = check::read_back(history, bucket, finals);
-            unsound.retain(|violation| !matches!(violation, check::Violation::Unreadable { key, .. } if lost.contains(key.as_str())));
+            let silent = self.out_of_reach(bucket, finals.keys());
+            let excused = |key: &str| lost.contains(key) || silent.contains(key);
+            unsound.retain(|violation| !matches!(violation, check::Violation::Unreadable { key, .. } if excused(key)));
             violations.extend(unsound);
             found.extend(readable_though_lost(&lost, finals));
             match listed {
                 Ok(listed) => violations.extend(check::listing(finals, listed)),
-                Err(_) if self.beyond_budget() && ledger.0.iter().any(|line| line.without_quorum) => {}
+                Err(_) if !silent.is_empty() || (self.beyond_budget() && ledger.0.iter().any(|line| line.without_quorum)) => {}
                 Err(error) => found.push(Violation::new("listable-at-the-end", format!("no listing of {bucket}: {error}"))),
             }
         }
