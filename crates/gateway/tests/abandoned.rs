@@ -58,3 +58,21 @@ fn what_a_client_hangs_up_on_comes_to_its_end() {
         }
     });
 }
+
+/// As a gateway leaves it that ends while it takes back what another one left.
+#[test]
+fn a_name_whose_creation_was_half_taken_back_can_be_created_at_once() {
+    block_on(async {
+        let cluster = Cluster::start().await;
+        let deadline = || time::now() + Duration::from_secs(10);
+        let begun = cluster.placement.begin_create_bucket("name", "keepstone", 1, deadline()).await.unwrap();
+        let left = metadata::BucketRef { id: begun.id, partitions: begun.partitions.clone() };
+        cluster.metadata.open_bucket(&left, begun.attempt, deadline()).await.unwrap();
+        let taken = cluster.placement.take_over_bucket("name", begun.attempt, deadline()).await.unwrap();
+        assert!(cluster.metadata.close_bucket(&left, taken.attempt, deadline()).await.unwrap());
+        cluster.metadata.remove_bucket(&left, taken.attempt, deadline()).await.unwrap();
+        cluster.create_bucket("name").await.unwrap();
+        cluster.put("name", "key", b"x").await.unwrap();
+        assert_ne!(cluster.placement.bucket_now("name", deadline()).await.unwrap().id, begun.id, "another incarnation");
+    });
+}

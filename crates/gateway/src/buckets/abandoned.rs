@@ -9,7 +9,7 @@
 use super::{Steps, reference, soon};
 use crate::error;
 use futures::StreamExt;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use metadata::BucketRef;
 use placement::{Bucket, BucketState};
 use runtime::time::{self, Instant};
@@ -24,6 +24,9 @@ const LOOK_MS: u64 = 5_000;
 
 /// Ended at a time: one whose partitions do not answer must not be in the way of the others.
 const AT_ONCE: usize = 8;
+
+/// The longest wait for partitions of which some may be out of reach.
+const ASK_WAIT: Duration = Duration::from_secs(1);
 
 /// Look for them and end them, for as long as the gateway lives.
 pub(super) async fn end_all(steps: Steps) {
@@ -79,7 +82,7 @@ impl Steps {
     }
 
     /// End what stands under the attempt of `bucket`, if it still does.
-    async fn end(&self, bucket: &Bucket) -> S3Result<()> {
+    pub(super) async fn end(&self, bucket: &Bucket) -> S3Result<()> {
         let deadline = soon();
         let taken = self.placement.take_over_bucket(&bucket.name, bucket.attempt, deadline).await.map_err(error::of_placement)?;
         if taken.state == BucketState::Live {
@@ -88,6 +91,10 @@ impl Steps {
             return versioning.map(drop);
         }
         let partitions = reference(&taken);
+        if taken.state == BucketState::Deleting && self.was_reopened_somewhere(bucket, deadline).await {
+            // It was found not to be empty: writers need not wait again for partitions that are out of reach.
+            return self.reopen(&taken, deadline).await;
+        }
         // From then on no partition obeys who began it.
         let empty = self.metadata.close_bucket(&partitions, taken.attempt, deadline).await.map_err(error::of_metadata)?;
         if taken.state == BucketState::Creating || (empty && self.is_removed_somewhere(&partitions, deadline).await?) {
@@ -97,7 +104,16 @@ impl Steps {
         self.reopen(&taken, soon()).await
     }
 
-    async fn is_removed_somewhere(&self, bucket: &BucketRef, deadline: Instant) -> S3Result<bool> {
+    /// Whether a deletion under the attempt of `bucket` came to reopening: only what was not empty is opened under such an attempt, and
+    /// no partition removes it then. Those that do not answer are not waited for long.
+    async fn was_reopened_somewhere(&self, bucket: &Bucket, deadline: Instant) -> bool {
+        let deadline = deadline.min(time::now() + ASK_WAIT);
+        let ask = |group| self.metadata.usage(group, bucket.id, deadline);
+        let known = join_all(bucket.partitions.iter().map(|group| ask(*group))).await;
+        known.into_iter().flatten().flatten().any(|usage| usage.open && usage.attempt == bucket.attempt)
+    }
+
+    pub(super) async fn is_removed_somewhere(&self, bucket: &BucketRef, deadline: Instant) -> S3Result<bool> {
         let ask = |group| self.metadata.usage(group, bucket.id, deadline);
         let known = try_join_all(bucket.partitions.iter().map(|group| ask(*group))).await.map_err(error::of_metadata)?;
         Ok(known.into_iter().flatten().any(|usage| usage.removed))

@@ -10,10 +10,9 @@ const WHAT: &str = "the bucket was created";
 
 impl Steps {
     pub(super) async fn create(&self, name: &str, owner: &str) -> S3Result<()> {
-        let deadline = soon();
         // Once more if another creation of the same name overtook this one: it is then live, and the second attempt says so.
-        match self.try_create(name, owner, deadline).await {
-            Err(error) if error.code() == &S3ErrorCode::OperationAborted => self.try_create(name, owner, deadline).await,
+        match self.try_create(name, owner, soon()).await {
+            Err(error) if error.code() == &S3ErrorCode::OperationAborted => self.try_create(name, owner, soon()).await,
             outcome => outcome,
         }
     }
@@ -32,6 +31,13 @@ impl Steps {
         };
         waypoint("bucket-creation-begun").await;
         let opened = self.metadata.open_bucket(&reference(&bucket), bucket.attempt, deadline).await;
+        if let Err(metadata::Error::StaleAttempt) = opened
+            && self.is_removed_somewhere(&reference(&bucket), deadline).await?
+        {
+            // It was being taken back when this attempt began, and cannot be opened any more: the next one finds no trace of it.
+            runtime::probe!("bucket-creation-met-one-that-was-taken-back");
+            self.end(&bucket).await?;
+        }
         opened.map_err(|error| half_done(error::of_metadata(error), WHAT))?;
         waypoint("bucket-creation-open-everywhere").await;
         match self.placement.finish_create_bucket(name, bucket.attempt, deadline).await {

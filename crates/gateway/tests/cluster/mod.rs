@@ -32,6 +32,7 @@ pub const INLINE_BYTES: usize = 8 << 10;
 pub struct Cluster {
     pub operations: Operations,
     pub placement: placement::Client,
+    pub metadata: metadata::Client,
     pub server: Arc<storage::Server>,
     folders: Vec<TempDir>,
     /// Ends before the folders go.
@@ -131,8 +132,9 @@ impl Cluster {
             blob_bytes: BLOB_BYTES,
             day_ms: protocol::lifecycle::DAY_MS,
         };
+        let metadata = clients.metadata.clone();
         let operations = Operations::new(settings, clients);
-        Cluster { operations, placement: asked, server, folders, _running: (service, vec![listening, heart]) }
+        Cluster { operations, placement: asked, metadata, server, folders, _running: (service, vec![listening, heart]) }
     }
 
     pub fn folder(&self, ordinal: usize) -> &Path {
