@@ -312,7 +312,7 @@ impl Client {
 
     /// Complete: the parts named become the key's version in one command; the others are queued as garbage.
     /// A repeated Complete of the same upload and parts returns the same record, whatever happened to the key since
-    /// (the partition keeps its last 1000 results).
+    /// (the partition keeps its last 1000 results, and knows others by what they made as long as that is the newest version).
     ///
     /// `checksum` is the object's, as the gateway computed it: recorded, and checked for kind and length. A gateway
     /// that computes it from the parts' checksums names those in `parts`; the command compares them.

@@ -3,8 +3,8 @@
 //!
 //! Any gateway that has seen it under the same attempt for a while ends it under a new one, which the root group gives it only if nobody
 //! has begun another meanwhile. A creation is taken back, and so is a deletion, unless some partition has removed the bucket: then it is
-//! brought to its end. For who began it may only be slow, and answers yet. What is taken back was not done, whatever refusal he tells
-//! his client; and once he has begun to remove, or to set, he tells of nothing but success that it did not happen.
+//! brought to its end. For who began it may only be slow, and answer yet: what is taken back was not done, so that a refusal of his stays
+//! true; and once he has begun to remove, or to set, he answers only success, or that the outcome is not known.
 
 use super::{Steps, reference, soon};
 use crate::error;
@@ -21,10 +21,8 @@ use std::time::Duration;
 const ABANDONED_AFTER: Duration = Duration::from_secs(30);
 /// How often each gateway looks: so many milliseconds, and up to as many more, that not all look at once.
 const LOOK_MS: u64 = 5_000;
-
 /// Ended at a time: one whose partitions do not answer must not be in the way of the others.
 const AT_ONCE: usize = 8;
-
 /// The longest wait for partitions of which some may be out of reach.
 const ASK_WAIT: Duration = Duration::from_secs(1);
 

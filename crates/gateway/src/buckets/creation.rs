@@ -2,6 +2,7 @@
 
 use super::{Steps, half_done, reference, soon};
 use crate::error;
+use placement::Bucket;
 use runtime::probe::waypoint;
 use runtime::time::Instant;
 use s3s::{S3ErrorCode, S3Result, s3_error};
@@ -31,12 +32,8 @@ impl Steps {
         };
         waypoint("bucket-creation-begun").await;
         let opened = self.metadata.open_bucket(&reference(&bucket), bucket.attempt, deadline).await;
-        if let Err(metadata::Error::StaleAttempt) = opened
-            && self.is_removed_somewhere(&reference(&bucket), deadline).await?
-        {
-            // It was being taken back when this attempt began, and cannot be opened any more: the next one finds no trace of it.
-            runtime::probe!("bucket-creation-met-one-that-was-taken-back");
-            self.end(&bucket).await?;
+        if let Err(metadata::Error::StaleAttempt) = opened {
+            self.clear(&bucket, deadline).await.map_err(|error| half_done(error, WHAT))?;
         }
         opened.map_err(|error| half_done(error::of_metadata(error), WHAT))?;
         waypoint("bucket-creation-open-everywhere").await;
@@ -45,5 +42,15 @@ impl Steps {
             Err(placement::Error::NoSuchBucket) => Err(error::of_placement(placement::Error::StaleAttempt)),
             finished => finished.map_err(|error| half_done(error::of_placement(error), WHAT)),
         }
+    }
+
+    /// A bucket that was being taken back when this attempt began cannot be opened any more. Bring that to its end, so that the next
+    /// attempt finds no trace of it.
+    async fn clear(&self, bucket: &Bucket, deadline: Instant) -> S3Result<()> {
+        if !self.is_removed_somewhere(&reference(bucket), deadline).await? {
+            return Ok(());
+        }
+        runtime::probe!("bucket-creation-met-one-that-was-taken-back");
+        self.end(bucket).await
     }
 }
